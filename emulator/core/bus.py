@@ -33,6 +33,8 @@ class MmioRegion:
     write: RegisterWrite
     min_size: int = 1
     max_size: int = 8
+    rom: RamBlock | None = None
+    """Memory that the guest loads and fetches from in place of `read`, while the device is in a mode that shows it."""
 
     def accepts(self, offset: int, size: int) -> bool:
         """Whether the chip answers an access of `size` bytes at `offset`."""
@@ -101,7 +103,7 @@ class AddressMap:
             mapping.target.write(offset, size, value)
 
     def read_ram(self, address: int, length: int) -> bytes:
-        """`length` bytes of RAM; raises MemoryAccessError unless all of them lie in one RAM block."""
+        """`length` bytes of RAM or ROM; raises MemoryAccessError unless all of them lie in one block."""
         return bytes(self._ram_slice(address, length))
 
     def write_ram(self, address: int, data: bytes | bytearray | memoryview) -> None:
@@ -110,10 +112,11 @@ class AddressMap:
 
     def _ram_slice(self, address: int, length: int) -> memoryview:
         mapping = self._must_find(address, length)
-        if not isinstance(mapping.target, RamBlock):
+        block = mapping.target if isinstance(mapping.target, RamBlock) else mapping.target.rom
+        if block is None:
             raise MemoryAccessError(address, length, f"{mapping.target.name} is not RAM")
         offset = address - mapping.base
-        return mapping.target.view[offset : offset + length]
+        return block.view[offset : offset + length]
 
     def _must_find(self, address: int, size: int) -> Mapping:
         mapping = self.find(address)

@@ -1,0 +1,523 @@
+"""The machine: a board, its vCPU, the clock and the run state, on a thread of its own.
+
+One thread, the machine's, runs the guest and everything the guest can see: chips, timers, interrupt lines. Whoever is
+elsewhere (a monitor, a chardev, the user of the API) hands it work with `call` or `post`, which is done between two
+blocks of guest code, whether the guest runs, sleeps or is stopped. So nothing on the board needs a lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from emulator.boards.config import BoardConfig
+from emulator.boards.virt import Requests, VirtBoard
+from emulator.conditions import Condition
+from emulator.core.bus import AddressMap
+from emulator.core.charport import CharPort
+from emulator.core.clock import NS_PER_SECOND, VirtualClock
+from emulator.core.errors import ConfigError
+from emulator.core.irq import IrqLine
+from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
+from emulator.kicker import Kicker
+from emulator.runstate import RunState
+from emulator.serial import SerialConsole
+from emulator.sizes import parse_size
+
+T = TypeVar("T")
+
+BOARDS = {"virt": VirtBoard}
+CPUS = ("sifive-u54",)
+
+DETERMINISTIC_SEED = bytes(32)
+DETERMINISTIC_WALL_NS = 1_000_000_000 * NS_PER_SECOND
+"""Wall-clock time at power-on when instructions are counted: 2001-09-09 01:46:40 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Icount:
+    """Count instructions: the virtual clock is their number times 2**`shift` ns, and every run is the same.
+
+    While the guest waits in `wfi` the clock jumps to the next deadline; with `sleep` the host waits as long.
+    """
+
+    shift: int
+    sleep: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shift <= 10:
+            raise ConfigError(f"icount: shift {self.shift} is not between 0 and 10")
+
+
+class Machine:
+    """A whole computer.
+
+    `ram` is a size such as `"128M"`, or bytes. `kernel`, `bios`, `initrd` and `dtb` are files; `bios` may be `"none"`
+    (start the kernel in machine mode) or `"default"` (OpenSBI). `port` is where the first UART's characters go; without
+    one, `serial` keeps them for the program. `icount` is a shift or an `Icount`.
+
+    The board is built on first use, when every option has been given: errors in them are raised there.
+
+    >>> with Machine("virt", ram="16M") as m:
+    ...     m.load_kernel("firmware/prebuilt/toy.elf")
+    ...     _ = m.run(until=Serial("toy> "), timeout=60)
+    ...     hex(m.cpu.pc)[:6]
+    '0x8000'
+    """
+
+    def __init__(
+        self,
+        machine: str = "virt",
+        *,
+        ram: int | str = "128M",
+        cpu: str = "sifive-u54",
+        smp: int = 1,
+        bios: str = "none",
+        kernel: str | Path | None = None,
+        initrd: str | Path | None = None,
+        append: str = "",
+        dtb: str | Path | None = None,
+        icount: int | Icount | None = None,
+        reboot: bool = True,
+        force_legacy_virtio: bool = True,
+        port: CharPort | None = None,
+    ) -> None:
+        if machine not in BOARDS:
+            raise ConfigError(f"unsupported machine type '{machine}': use one of {', '.join(BOARDS)}")
+        if cpu not in CPUS:
+            raise ConfigError(f"unsupported CPU '{cpu}': use one of {', '.join(CPUS)}")
+        if smp != 1:
+            raise ConfigError(f"-smp {smp} is not supported yet: the machine has one hart")
+        self.name = machine
+        self.icount = Icount(icount) if isinstance(icount, int) else icount
+        self.serial = SerialConsole(port)
+        self.clock = VirtualClock(self._now)
+        self.exit_status: int | None = None
+        """What the guest or `quit` ended the machine with; None while it has not ended."""
+        self.config = BoardConfig(
+            ram_size=parse_size(ram),
+            smp=smp,
+            bios=bios,
+            kernel=_path(kernel),
+            initrd=_path(initrd),
+            append=append,
+            dtb=_path(dtb),
+            force_legacy_virtio=force_legacy_virtio,
+            rng_seed=DETERMINISTIC_SEED if self.icount else None,
+            wall_base_ns=DETERMINISTIC_WALL_NS if self.icount else None,
+        )
+        self._reboot = reboot
+        self._status = RunState.PRELAUNCH
+        self._board: VirtBoard | None = None
+        self._failure: BaseException | None = None
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._ended = threading.Event()
+        self._closing = False
+        self._reset_wanted = False
+        self._clock_base = 0
+        self._clock_started: int | None = None
+        self._idle_ns = 0
+        self._condition_met = threading.Event()
+        self._goal: tuple[int, Callable[[], None]] | None = None
+
+    # Building
+
+    def load_kernel(self, path: str | Path) -> None:
+        """Choose the image to boot; before first use of the machine."""
+        self._configure(kernel=_path(path))
+
+    def _configure(self, **changes: object) -> None:
+        if self._board is not None:
+            raise ConfigError("the machine has been built: choose its images before its first use")
+        self.config = replace(self.config, **changes)  # type: ignore[arg-type]
+
+    def power_on(self) -> None:
+        """Build the board and start the machine's thread; the guest waits for `cont` or `run`. Harmless if done."""
+        if self._board is not None:
+            return
+        requests = Requests(self._guest_exit, self._guest_reset)
+        board = VirtBoard(self.config, self.clock, self.serial.port, requests)
+        try:
+            self._vcpu = Vcpu(board.bus, time=board.mtime, cycles=self._cycles, counting=self.icount is not None)
+        except BaseException:
+            board.close()
+            raise
+        self._board = board
+        for line, bit in self._lines():
+            line.connect(functools.partial(self._vcpu.set_line, bit))
+        for rom in board.rom_devices:
+            rom.device.on_mode_change = functools.partial(self._vcpu.map_rom_device, rom.base, rom.block)
+        self._vcpu.trace()
+        self._reset_now()
+        self._kicker = Kicker(self._vcpu.stop, lambda: self._vcpu.running)
+        self.clock.on_first_deadline = self._schedule
+        self.serial.port.on_input = lambda: self.post(board.poll_input)
+        self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
+        self._thread.start()
+        self.post(board.poll_input)
+
+    def close(self) -> None:
+        """End the guest and free everything; harmless if done."""
+        if self._board is None or self._closing:
+            return
+        self._closing = True
+        self._kick()
+        self._thread.join()
+        self._kicker.close()
+        self._vcpu.close()
+        self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # What people look at
+
+    @property
+    def status(self) -> RunState:
+        """The run state."""
+        return self._status
+
+    @property
+    def board(self) -> VirtBoard:
+        """The board, built on first use."""
+        self.power_on()
+        assert self._board is not None
+        return self._board
+
+    @property
+    def bus(self) -> AddressMap:
+        """The physical address map."""
+        return self.board.bus
+
+    @property
+    def cpu(self) -> CpuView:
+        """The first hart, as seen from any thread."""
+        self.power_on()
+        return CpuView(self, self._vcpu)
+
+    @property
+    def virtual_time(self) -> int:
+        """The virtual clock in ns."""
+        return self.call(self.clock.now)
+
+    @property
+    def instructions(self) -> int:
+        """Instructions run since power-on; 0 unless `icount` was given."""
+        return self.call(lambda: self._vcpu.instructions)
+
+    def read(self, address: int, length: int) -> bytes:
+        """`length` bytes of RAM or ROM at a physical address."""
+        return self.call(lambda: self.bus.read_ram(address, length))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Put `data` into RAM at a physical address; code that the guest has run there is read anew."""
+
+        def put() -> None:
+            self.bus.write_ram(address, data)
+            self._vcpu.engine.flush()
+
+        self.call(put)
+
+    # Running
+
+    def run(self, until: Condition | None = None, timeout: float | None = None) -> RunState:
+        """Let the guest run until `until` holds, or until it ends, and stop it there; returns the run state.
+
+        Raises TimeoutError, with the guest stopped, after `timeout` seconds of host time.
+        """
+        self.power_on()
+        self._condition_met.clear()
+
+        def begin() -> None:
+            if until is not None and until.begin(self, self._met):
+                return
+            self._set_running()
+
+        self.call(begin)
+        met = self._condition_met.wait(timeout)
+
+        def end() -> None:
+            if until is not None:
+                until.end(self)
+            if self._status is RunState.RUNNING:
+                self._set_stopped(RunState.PAUSED)
+
+        self.call(end)
+        self._raise_failure()
+        if not met:
+            raise TimeoutError(f"the guest did not reach {until} in {timeout} s; it said last: {self.serial.tail()!r}")
+        return self._status
+
+    def stop_after(self, count: int, met: Callable[[], None]) -> bool:
+        """Call `met()` on the machine's thread when `count` more instructions have run."""
+        if self.icount is None:
+            raise ConfigError("instructions are counted only with icount")
+        self._goal = (self._vcpu.instructions + count, met)
+        return False
+
+    def cancel_stop_after(self) -> None:
+        """Undo `stop_after`."""
+        self._goal = None
+
+    def cont(self) -> None:
+        """Let the guest run; from any thread."""
+        self.power_on()
+        self.call(self._set_running)
+
+    def stop(self) -> None:
+        """Stop the guest between two instructions; from any thread."""
+        self.call(lambda: self._set_stopped(RunState.PAUSED) if self._status is RunState.RUNNING else None)
+
+    def reset(self) -> None:
+        """Reset every chip and the hart, and load the images anew; a running guest goes on from there."""
+        self.call(self._reset_now)
+
+    def powerdown(self) -> None:
+        """Press the power button. The board has none that a guest could hear, as QEMU's has none: nothing happens."""
+
+    def quit(self, status: int = 0) -> None:
+        """End the machine; from any thread, returns at once."""
+        self.post(lambda: self._end(status))
+
+    def wait(self) -> int:
+        """Block until the machine has ended; returns its exit status."""
+        self._ended.wait()
+        self._raise_failure()
+        return self.exit_status or 0
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run `function` on the machine's thread and return its result, or raise its error; from any thread."""
+        self.power_on()
+        if threading.current_thread() is self._thread or not self._thread.is_alive():
+            return function()
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(answer)
+        return future.result()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on the machine's thread soon; from any thread, returns at once."""
+        self._calls.append(function)
+        self._kick()
+
+    # The machine's thread
+
+    def _main(self) -> None:
+        try:
+            while not self._closing:
+                self._vcpu.engine.clear_stop()
+                while self._calls:
+                    self._calls.popleft()()
+                if self._reset_wanted:
+                    self._reset_now()
+                if self._status is not RunState.RUNNING:
+                    self._sleep(None)
+                    continue
+                if self._goal is not None and self._vcpu.instructions >= self._goal[0]:
+                    self._goal[1]()
+                    continue
+                self.clock.run_expired()
+                if self._vcpu.halted and not self._vcpu.wakes:
+                    self._idle()
+                else:
+                    self._vcpu.run(self._budget())
+        except BaseException as failure:
+            self._failure = failure
+            self._set_stopped(RunState.INTERNAL_ERROR)
+            self._announce_end()
+        while self._calls:
+            self._calls.popleft()()
+
+    def _budget(self) -> int:
+        """Instructions until the next deadline; 0 (no end) when they are not counted."""
+        if self.icount is None:
+            return 0
+        deadline = self.clock.next_deadline()
+        budget = 1 << 30 if deadline is None else -(-(deadline - self._now()) >> self.icount.shift)
+        if self._goal is not None:
+            budget = min(budget, self._goal[0] - self._vcpu.instructions)
+        return max(budget, 1)
+
+    def _idle(self) -> None:
+        """Wait in `wfi` for the next deadline or for somebody to call."""
+        deadline = self.clock.next_deadline()
+        if self.icount is None:
+            self._sleep(None if deadline is None else deadline - self._now())
+        elif deadline is None:
+            self._sleep(None)
+        else:
+            left = deadline - self._now()
+            self._idle_ns += left if not self.icount.sleep else min(self._sleep(left), left)
+
+    def _sleep(self, ns: int | None) -> int:
+        """Sleep for `ns` of host time, or until kicked; returns how long it took, at least `ns` if not kicked."""
+        started = time.monotonic_ns()
+        with self._wake:
+            if self._calls or self._closing:
+                return 0
+            notified = self._wake.wait(None if ns is None else max(ns, 0) / NS_PER_SECOND)
+        elapsed = time.monotonic_ns() - started
+        return elapsed if notified or ns is None else max(elapsed, ns)
+
+    def _kick(self) -> None:
+        if self._board is None:
+            return
+        with self._wake:
+            self._wake.notify()
+        if threading.current_thread() is self._thread:
+            self._vcpu.stop_here()
+        else:
+            self._kicker.kick()
+
+    def _schedule(self) -> None:
+        if self.icount is not None or self._clock_started is None:
+            return
+        deadline = self.clock.next_deadline()
+        self._kicker.schedule(None if deadline is None else (deadline - self._clock_offset) / NS_PER_SECOND)
+
+    def _set_running(self) -> None:
+        if self._status.ended or self._status is RunState.RUNNING:
+            if self._status.ended:
+                self._met()
+            return
+        self._status = RunState.RUNNING
+        self._clock_started = time.monotonic_ns()
+        self._schedule()
+
+    def _set_stopped(self, status: RunState) -> None:
+        self._clock_base = self._now() if self.icount is None else 0
+        self._clock_started = None
+        self._status = status
+
+    def _reset_now(self) -> None:
+        self._reset_wanted = False
+        board = self.board
+        board.reset()
+        self._vcpu.reset()
+        for line, bit in self._lines():
+            self._vcpu.set_line(bit, line.level)
+        self._vcpu.env["pc"] = board.reset_address
+
+    def _lines(self) -> tuple[tuple[IrqLine, int], ...]:
+        lines = self.board.lines[0]
+        return (lines.msip, MSIP), (lines.mtip, MTIP), (lines.meip, MEIP), (lines.seip, SEIP)
+
+    def _guest_exit(self, status: int) -> None:
+        self._end(status)
+        self._vcpu.stop_here()
+
+    def _guest_reset(self) -> None:
+        if self._reboot:
+            self._reset_wanted = True
+            self._vcpu.stop_here()
+        else:
+            self._guest_exit(0)
+
+    def _end(self, status: int) -> None:
+        if not self._status.ended:
+            self.exit_status = status
+            self._set_stopped(RunState.SHUTDOWN)
+            self._announce_end()
+
+    def _announce_end(self) -> None:
+        self._ended.set()
+        self._condition_met.set()
+
+    def _met(self) -> None:
+        """The condition of `run` holds: stop the guest here, on the machine's thread."""
+        if self._status is RunState.RUNNING:
+            self._set_stopped(RunState.PAUSED)
+            self._vcpu.stop_here()
+        self._condition_met.set()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # Time
+
+    @property
+    def _clock_offset(self) -> int:
+        """Virtual time minus host time, while the guest runs."""
+        assert self._clock_started is not None
+        return self._clock_base - self._clock_started
+
+    def _now(self) -> int:
+        if self.icount is not None:
+            return (self._vcpu.instructions << self.icount.shift) + self._idle_ns if self._board else 0
+        if self._clock_started is None:
+            return self._clock_base
+        return time.monotonic_ns() + self._clock_base - self._clock_started
+
+    def _cycles(self) -> int:
+        """Cycles and retired instructions: counted ones, or virtual time at 1 GHz."""
+        return self._vcpu.instructions if self.icount is not None else self._now()
+
+
+class CpuView:
+    """A hart seen from any thread: every look is one `Machine.call`."""
+
+    def __init__(self, machine: Machine, vcpu: Vcpu) -> None:
+        self._machine = machine
+        self._vcpu = vcpu
+
+    @property
+    def pc(self) -> int:
+        """The program counter."""
+        return self["pc"]
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        self["pc"] = value
+
+    @property
+    def privilege(self) -> int:
+        """0 user, 1 supervisor, 3 machine."""
+        return self["priv"]
+
+    @property
+    def halted(self) -> bool:
+        """Waiting in `wfi`."""
+        return self._machine.call(lambda: self._vcpu.halted)
+
+    @property
+    def xlen(self) -> int:
+        """Register width in bits."""
+        return self._vcpu.env.xlen
+
+    def __getitem__(self, register: str) -> int:
+        """A register by name: `x0` to `x31`, `a0`, `pc`, `mstatus` and so on; KeyError for any other."""
+        return self._machine.call(lambda: self._vcpu.env[register])
+
+    def __setitem__(self, register: str, value: int) -> None:
+        self._machine.call(lambda: self._vcpu.env.__setitem__(register, value))
+
+    def registers(self) -> dict[str, int]:
+        """All that `info registers` shows, in its order."""
+        return self._machine.call(self._vcpu.registers)
+
+    def read_virtual(self, address: int, length: int) -> bytes:
+        """Memory at a virtual address as the next instruction would see it; MemoryAccessError where there is none."""
+        return self._machine.call(lambda: self._vcpu.read_virtual(address, length))
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,3 @@
+"""The version of mini-qemu, where reading it costs nothing: asking the installed distribution takes 20 ms."""
+
+VERSION = "0.1.0"
