@@ -45,7 +45,11 @@ NEVER = 1
 MIXED_PAGE_FLIPS = 32
 """Changes between writing and executing a page after which it stays both: 5 us each, against 50 ns a slow store."""
 
-_BOTH = uc.PROT_READ | uc.PROT_WRITE | uc.PROT_EXEC
+TLB_ENTRIES_FIRST, TLB_ENTRIES_MOST = 256, 1 << 16
+
+_FETCHED = uc.PROT_READ | uc.PROT_EXEC
+_DATA = uc.PROT_READ | uc.PROT_WRITE
+_ALL = _FETCHED | _DATA
 
 
 class Access(enum.Enum):
@@ -108,8 +112,10 @@ class Engine:
         self._latch = 0
         self._latch_lane = 0
         self._virtual = False
-        self._flips: dict[int, int] = {}
-        self._hooks: list[object] = []
+        self._flips: dict[int, list[int]] = {}
+        self._tlb_fills = 0
+        self._tlb_entries = TLB_ENTRIES_FIRST
+        self._hooks: list[tuple[int, object]] = []
         self._internals: Internals | None = None
         handle = ctypes.c_void_p()
         self._check(library.uc_open(uc.ARCH_RISCV, uc.MODE_RISCV[xlen], ctypes.byref(handle)))
@@ -118,9 +124,6 @@ class Engine:
         self._mmio_read = uc.MmioReadCallback(self._on_mmio_read)
         self._hook(uc.HOOK_INTR, uc.InterruptCallback, self._on_exception)
         self._hook(uc.HOOK_INSN_INVALID, uc.InvalidCallback, self._on_breakpoint)
-        self._hook(uc.HOOK_MEM_READ_PROT | uc.HOOK_MEM_WRITE_PROT, uc.MemoryCallback, self._on_access)
-        unmapped = uc.HOOK_MEM_READ_UNMAPPED | uc.HOOK_MEM_WRITE_UNMAPPED | uc.HOOK_MEM_FETCH_UNMAPPED
-        self._hook(unmapped | uc.HOOK_MEM_FETCH_PROT, uc.MemoryCallback, self._on_unassigned)
         self._hook(uc.HOOK_TLB_FILL, uc.TlbFillCallback, self._on_tlb_fill)
         self.env = self._prove(xlen)
         if not self.precise and not counting:
@@ -138,6 +141,18 @@ class Engine:
         """Hand every load and store in whole pages at `base` to the client; fetching there is an access fault."""
         self._check(self._library.uc_mmio_map(self._handle, base, size, self._mmio_read, None, None, None))
         self._check(self._library.uc_mem_protect(self._handle, base, size, uc.PROT_NONE))
+
+    def watch(self, begin: int, end: int) -> None:
+        """Take charge of what is not plain RAM in the physical addresses from `begin` up to, not including, `end`.
+
+        To be called for every range outside of writable RAM. Unicorn never lets a store be fast where such a callback
+        might apply, so none may reach into RAM.
+        """
+        refused = (
+            uc.HOOK_MEM_READ_UNMAPPED | uc.HOOK_MEM_WRITE_UNMAPPED | uc.HOOK_MEM_FETCH_UNMAPPED | uc.HOOK_MEM_FETCH_PROT
+        )
+        self._hook(refused, uc.MemoryCallback, self._on_unassigned, begin, end - 1)
+        self._hook(uc.HOOK_MEM_READ_PROT | uc.HOOK_MEM_WRITE_PROT, uc.MemoryCallback, self._on_access, begin, end - 1)
 
     def unmap(self, base: int, size: int) -> None:
         """Take away what was mapped there; not inside a callback."""
@@ -312,15 +327,28 @@ class Engine:
     ) -> bool:
         if self._draining is not None or self._needs_mmu():
             return False
-        flips = self._flips.get(address, 0)
+        permissions = _FETCHED if access == uc.MEM_FETCH else _DATA
+        flips = self._flips.get(address)
+        if flips is not None or permissions == _FETCHED:
+            permissions = self._page_with_code(address, permissions, flips)
         answer = entry.contents
         answer.paddr = address
-        if flips >= MIXED_PAGE_FLIPS:
-            answer.perms = _BOTH
-        else:
-            self._flips[address] = flips + 1
-            answer.perms = uc.PROT_READ | (uc.PROT_EXEC if access == uc.MEM_FETCH else uc.PROT_WRITE)
+        answer.perms = permissions
+        self._tlb_fills += 1
+        if self._tlb_fills >= self._tlb_entries:
+            # A flush is when the translator looks at how full its TLB is, and doubles it if it is.
+            self._tlb_fills = 0
+            self._tlb_entries = min(2 * self._tlb_entries, TLB_ENTRIES_MOST)
+            self._control(uc.CTL_TLB_FLUSH)
         return True
+
+    def _page_with_code(self, address: int, wanted: int, flips: list[int] | None) -> int:
+        """Permissions for a page with code in it: what is wanted now, or all once that has changed too often."""
+        if flips is None:
+            flips = self._flips[address] = [wanted, 0]
+        if flips[0] != wanted:
+            flips[:] = wanted, flips[1] + 1
+        return wanted if flips[1] < MIXED_PAGE_FLIPS else _ALL
 
     def _on_block(self, _uc: int, _address: int, _size: int, _data: int) -> None:
         if self._stop_wanted:
@@ -358,7 +386,9 @@ class Engine:
         code = control | (len(argument) << 26) | uc.CTL_WRITE
         self._check(self._library.uc_ctl(self._handle, code, *arguments))
 
-    def _hook(self, kinds: int, prototype: type[Any], method: Callable[..., object]) -> None:
+    def _hook(
+        self, kinds: int, prototype: type[Any], method: Callable[..., object], begin: int = 1, end: int = 0
+    ) -> None:
         def guarded(*arguments: object) -> object:
             try:
                 return method(*arguments)
@@ -368,13 +398,13 @@ class Engine:
                 return False
 
         callback = prototype(guarded)
-        self._hooks.append(callback)
         number = ctypes.c_size_t()
         self._check(
             self._library.uc_hook_add(
-                self._handle, ctypes.byref(number), kinds, ctypes.cast(callback, ctypes.c_void_p), None, 1, 0
+                self._handle, ctypes.byref(number), kinds, ctypes.cast(callback, ctypes.c_void_p), None, begin, end
             )
         )
+        self._hooks.append((number.value, callback))
 
     def _check(self, error: int) -> None:
         if error:
@@ -391,6 +421,8 @@ class Engine:
         _take_over_counters(self._library)
         self.map_ram(0, scratch)
         self.map_devices(PAGE_SIZE, PAGE_SIZE)
+        hooks = len(self._hooks)
+        self.watch(PAGE_SIZE, 2 * PAGE_SIZE)
         self._library.uc_emu_start(self._handle, 0, UNTIL_MARK, 0, COUNT_MARK)
         if not _found_env:
             raise EngineError("this version of Unicorn does not read counters as expected")
@@ -417,6 +449,8 @@ class Engine:
         self.unmap(0, PAGE_SIZE)
         self.unmap(PAGE_SIZE, PAGE_SIZE)
         scratch.close()
+        for number, _callback in self._hooks[hooks:]:
+            self._check(self._library.uc_hook_del(self._handle, number))
         self._client = client
         self._flips.clear()
         for number in range(1, 32):

@@ -226,7 +226,13 @@ class Vcpu:
     # Inside
 
     def _map_all(self) -> None:
-        mapped_to = 0
+        mapped_to = watched_to = 0
+        for mapping in self.bus:
+            if isinstance(mapping.target, RamBlock) and not mapping.target.readonly:
+                if watched_to < mapping.base:
+                    self.engine.watch(watched_to, mapping.base)
+                watched_to = mapping.end
+        self.engine.watch(watched_to, 1 << 64)
         for mapping in self.bus:
             if isinstance(mapping.target, RamBlock):
                 self.engine.map_ram(mapping.base, mapping.target, readonly=mapping.target.readonly)

@@ -1,0 +1,115 @@
+"""A machine's console on the host: chardevs for the serial port and the monitor, and the monitors' sessions.
+
+The order of things at the end matters, and is the caller's: first the sessions, which look at the machine, then the
+machine, which sends to the chardevs, then the chardevs, which write out what waits and give the terminal back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from emulator.chardev import Chardev, ChardevSpec, IoLoop, Mux, open_chardev, parse_chardev
+from emulator.core.charport import CharPort
+from emulator.machine import Machine
+from emulator.monitor.commands import Context
+from emulator.monitor.hmp import Hmp
+from emulator.monitor.session import Session, Style
+
+
+class Console:
+    """The chardevs and monitor sessions of one machine; `open_all` opens them, in this order.
+
+    `serial` and `monitor` are chardevs in QEMU's spelling; one spelled `mon:…` carries a monitor beside the port.
+    `announce` gets lines for the user.
+    """
+
+    def __init__(self, machine: Machine, serial: str, monitor: str, announce: Callable[[str], None]) -> None:
+        self._machine = machine
+        self._specs = (parse_chardev(serial), machine.serial.port), (parse_chardev(monitor), None)
+        self._announce = announce
+        self._loop = IoLoop()
+        self._chardevs: list[Chardev] = []
+        self._sessions: list[Session] = []
+
+    def open_all(self) -> None:
+        """Open every chardev; ChardevError if one cannot be opened, with those before it left for `close`."""
+        for spec, port in self._specs:
+            if spec.mux:
+                self._open_shared(spec, port)
+            elif port is not None:
+                self._chardevs.append(open_chardev(spec, port, self._loop, announce=self._announce))
+            elif spec.kind != "null":
+                self._open_monitor(spec)
+
+    def quit(self, status: int) -> None:
+        """End the machine, also while it waits for a peer that does not read; from any thread, returns at once."""
+        for session in self._sessions:
+            session.end()
+        for chardev in self._chardevs:
+            chardev.patient = False
+        self._machine.quit(status)
+
+    def end_sessions(self) -> None:
+        """Let no monitor look at the machine any more; harmless when repeated."""
+        for session in self._sessions:
+            session.close()
+
+    def close(self) -> None:
+        """Write what still waits and free everything; harmless when repeated."""
+        while self._chardevs:
+            self._chardevs.pop().close()
+        self._loop.close()
+
+    def _open_monitor(self, spec: ChardevSpec) -> None:
+        port = CharPort("compat_monitor0")
+        session = self._session(spec, port)
+        chardev = open_chardev(
+            spec, port, self._loop, announce=self._announce, on_open=session.show, on_close=session.hang_up
+        )
+        self._chardevs.append(chardev)
+
+    def _open_shared(self, spec: ChardevSpec, serial: CharPort | None) -> None:
+        monitor = CharPort("compat_monitor0")
+        session = self._session(spec, monitor)
+
+        def focus(port: CharPort) -> None:
+            (session.show if port is monitor else session.hide)()
+
+        mux = Mux(
+            [port for port in (serial, monitor) if port is not None],
+            self._loop,
+            on_quit=lambda: self.quit(0),
+            on_focus=focus,
+        )
+        chardev = open_chardev(
+            spec,
+            mux,
+            self._loop,
+            announce=self._announce,
+            on_open=lambda: session.show() if mux.focus is monitor else None,
+            on_close=session.hang_up,
+        )
+        self._chardevs.append(chardev)
+
+    def _session(self, spec: ChardevSpec, port: CharPort) -> Session:
+        if spec.kind != "stdio":
+            style = Style.PIPE if spec.kind == "file" else Style.SOCKET
+            session = Session(self._hmp(), port, style)
+        elif os.isatty(0):
+            session = Session(self._hmp(), port, Style.TERMINAL, _terminal_size)
+        else:
+            session = Session(self._hmp(), port, Style.PIPE)
+        self._sessions.append(session)
+        return session
+
+    def _hmp(self) -> Hmp:
+        return Hmp(Context(self._machine, self.quit))
+
+
+def _terminal_size() -> tuple[int, int]:
+    try:
+        columns, rows = os.get_terminal_size(0)
+    except OSError:
+        return 80, 24
+    return columns or 80, rows or 24  # some terminals do not know theirs
