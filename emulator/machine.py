@@ -163,7 +163,6 @@ class Machine:
         self.serial.port.on_input = lambda: self.post(board.poll_input)
         self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
         self._thread.start()
-        self.post(board.poll_input)
 
     def close(self) -> None:
         """End the guest and free everything; harmless if done."""
@@ -415,6 +414,7 @@ class Machine:
         for line, bit in self._lines():
             self._vcpu.set_line(bit, line.level)
         self._vcpu.env["pc"] = board.reset_address
+        board.poll_input()
 
     def _lines(self) -> tuple[tuple[IrqLine, int], ...]:
         lines = self.board.lines[0]

@@ -21,7 +21,7 @@ class CharPort:
         self._input = bytearray()
         self._lock = threading.Lock()
         self.sink: Callable[[bytes], None] = lambda _data: None
-        """Called on the machine's thread with what the device sent; must not block for long."""
+        """Called on the machine's thread with what the device sent; it may wait for a slow reader, as a real line would."""
         self.on_input: Callable[[], None] = lambda: None
         """Called on the feeding thread when input has arrived."""
         self.on_drained: Callable[[], None] = lambda: None
@@ -33,6 +33,8 @@ class CharPort:
 
     def receive(self, limit: int) -> bytes:
         """Device side: take at most `limit` waiting bytes; empty when none wait. Never blocks."""
+        if not self._input:
+            return b""
         with self._lock:
             data = bytes(self._input[:limit])
             was_full = len(self._input) >= INPUT_LIMIT
