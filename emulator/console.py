@@ -31,6 +31,7 @@ class Console:
         self._loop = IoLoop()
         self._chardevs: list[Chardev] = []
         self._sessions: list[Session] = []
+        machine.on_stopping = self._hurry
 
     def open_all(self) -> None:
         """Open every chardev; ChardevError if one cannot be opened, with those before it left for `close`."""
@@ -46,9 +47,12 @@ class Console:
         """End the machine, also while it waits for a peer that does not read; from any thread, returns at once."""
         for session in self._sessions:
             session.end()
-        for chardev in self._chardevs:
-            chardev.patient = False
+        self._hurry(True)
         self._machine.quit(status)
+
+    def _hurry(self, hurry: bool) -> None:
+        for chardev in self._chardevs:
+            chardev.patient = not hurry
 
     def end_sessions(self) -> None:
         """Let no monitor look at the machine any more; harmless when repeated."""
@@ -80,6 +84,7 @@ class Console:
             [port for port in (serial, monitor) if port is not None],
             self._loop,
             on_quit=lambda: self.quit(0),
+            on_break=lambda port: self._send_break() if port is serial else None,
             on_focus=focus,
         )
         chardev = open_chardev(
@@ -91,6 +96,9 @@ class Console:
             on_close=session.hang_up,
         )
         self._chardevs.append(chardev)
+
+    def _send_break(self) -> None:
+        self._machine.post(self._machine.board.send_break)
 
     def _session(self, spec: ChardevSpec, port: CharPort) -> Session:
         if spec.kind != "stdio":

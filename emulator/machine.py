@@ -114,6 +114,8 @@ class Machine:
             rng_seed=DETERMINISTIC_SEED if self.icount else None,
             wall_base_ns=DETERMINISTIC_WALL_NS if self.icount else None,
         )
+        self.on_stopping: Callable[[bool], None] = lambda _stopping: None
+        """Called with True before `stop` waits for the machine's thread, with False after: what holds it must let go."""
         self._reboot = reboot
         self._status = RunState.PRELAUNCH
         self._board: VirtBoard | None = None
@@ -277,7 +279,11 @@ class Machine:
 
     def stop(self) -> None:
         """Stop the guest between two instructions; from any thread."""
-        self.call(lambda: self._set_stopped(RunState.PAUSED) if self._status is RunState.RUNNING else None)
+        self.on_stopping(True)
+        try:
+            self.call(lambda: self._set_stopped(RunState.PAUSED) if self._status is RunState.RUNNING else None)
+        finally:
+            self.on_stopping(False)
 
     def reset(self) -> None:
         """Reset every chip and the hart, and load the images anew; a running guest goes on from there."""
@@ -299,7 +305,11 @@ class Machine:
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the machine's thread and return its result, or raise its error; from any thread."""
         self.power_on()
-        if threading.current_thread() is self._thread or not self._thread.is_alive():
+        if threading.current_thread() is self._thread:
+            return function()
+        if self._closing:
+            raise ConfigError("the machine has been closed")
+        if not self._thread.is_alive():
             return function()
         future: Future[T] = Future()
 
@@ -310,7 +320,14 @@ class Machine:
                 future.set_exception(error)
 
         self.post(answer)
-        return future.result()
+        while True:
+            try:
+                return future.result(timeout=1)
+            except TimeoutError:
+                if not self._thread.is_alive() and not future.done():
+                    raise ConfigError("the machine has been closed") from None
+                if future.done():
+                    raise
 
     def post(self, function: Callable[[], None]) -> None:
         """Have `function` run on the machine's thread soon; from any thread, returns at once."""

@@ -7,6 +7,9 @@ import re
 from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE
 
+MOST_RAM = 1 << 44
+"""16 TiB: beyond it, the 64-bit PCIe window would not fit into 48 address bits with room to spare."""
+
 _UNITS = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -19,6 +22,8 @@ def parse_size(size: int | str) -> int:
         size_bytes = int(float(match[1]) * (1 << _UNITS[match[2]]))
     else:
         size_bytes = size
+    if size_bytes > MOST_RAM:
+        raise ConfigError(f"RAM size {size} is more than {MOST_RAM >> 40} TiB")
     if size_bytes <= 0 or size_bytes % PAGE_SIZE:
         raise ConfigError(f"RAM size {size} is not a positive multiple of {PAGE_SIZE} bytes")
     return size_bytes

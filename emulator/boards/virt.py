@@ -111,6 +111,10 @@ class VirtBoard:
         """Let the UART take waiting input, as far as it has room."""
         self._uart.poll_input()
 
+    def send_break(self) -> None:
+        """Let the UART receive a break, as if somebody held the line."""
+        self._uart.receive_break()
+
     def reset(self) -> None:
         """Reset all devices and put the images back, the device tree with a fresh seed; the CPU is the machine's."""
         for device in self.devices.values():

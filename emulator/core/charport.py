@@ -21,7 +21,7 @@ class CharPort:
         self._input = bytearray()
         self._lock = threading.Lock()
         self.sink: Callable[[bytes], None] = lambda _data: None
-        """Called on the machine's thread with what the device sent; it may wait for a slow reader, as a real line would."""
+        """Called on the machine's thread with what the device sent; may wait for a slow reader, as a line would."""
         self.on_input: Callable[[], None] = lambda: None
         """Called on the feeding thread when input has arrived."""
         self.on_drained: Callable[[], None] = lambda: None

@@ -1,0 +1,232 @@
+"""The `mini-qemu` command: QEMU's options, parsed by click, made into a machine and its console.
+
+Options are spelled as QEMU spells them, with one dash or two. A mistake is one line on standard error and exit status
+1, never a traceback. Whatever a command needs beyond click is imported when it runs: a guest's first instruction should
+not wait for modules that only another command uses.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from emulator.core.errors import ConfigError, EmulatorError
+from emulator.version import VERSION
+
+UNSUPPORTED = """
+accel action add-fd async-teardown audio audiodev blockdev boot cdrom chardev chroot compat daemonize
+debugcon device dfilter drive dump-vmstate echr enable-kvm enable-sync-profile fda fdb fsdev full-screen fw_cfg gdb
+hda hdb hdc hdd incoming iscsi k L loadvm mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
+no-user-config numa object only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig qmp
+qmp-pretty readconfig rotate rtc runas s sandbox sd seed semihosting semihosting-config set singlestep snapshot
+snapshots spice tpmdev trace usb usbdevice uuid vga virtfs vnc watchdog-action
+"""
+"""Options of QEMU's, and of our own plans, that are not there yet: their users deserve a better word than "invalid"."""
+
+
+class QemuCommand(click.Command):
+    """A command whose options look like QEMU's: any number of letters behind one dash or two, never bundled."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click; refuses what is no option of this command before click would guess at single letters."""
+        options = {
+            spelling.lstrip("-"): (parameter, parameter.opts[0])
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            for spelling in parameter.opts
+        }
+        spelled: list[str] = []
+        rest = iter(args)
+        for arg in rest:
+            name = _option_name(arg)
+            if name is None:
+                raise click.UsageError(f"unexpected argument '{arg}'")
+            if name not in options:
+                raise click.UsageError(_refusal(arg, name, list(options)))
+            parameter, spelling = options[name]
+            spelled.append(spelling)
+            if not parameter.is_flag:
+                value = next(rest, None)
+                if value is None:
+                    raise click.UsageError(f"{arg}: requires an argument")
+                spelled.append(value)
+        return super().parse_args(ctx, spelled)
+
+
+def _option_name(arg: str) -> str | None:
+    for dashes in ("--", "-"):
+        if arg.startswith(dashes):
+            return arg[len(dashes) :]
+    return None
+
+
+def _refusal(arg: str, name: str, known: list[str]) -> str:
+    unsupported = UNSUPPORTED.split()
+    if name in unsupported:
+        return f"-{name} is not supported yet"
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{arg}: invalid option" + (f" (did you mean -{close[0]}?)" if close else "")
+
+
+class Terminated(BaseException):
+    """A signal asks the process to end: raised by the handler, so that it cuts short whatever the main thread does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"terminating on signal {number}")
+        self.number = number
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated(number)
+
+
+CONTEXT = {"help_option_names": ["-h", "-help", "--help"], "max_content_width": 110}
+
+
+class Commands(click.Group):
+    """The group of all commands; tells users of QEMU, who expect none, that options come behind one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
+            raise click.UsageError(f"{args[0]}: options come behind a command, as in: mini-qemu run {args[0]} ...")
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="mini-qemu", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run RISC-V guests on QEMU's virt board.
+
+    "mini-qemu run" starts a machine; "mini-qemu run -h" lists its options.
+    """
+
+
+@cli.command(cls=QemuCommand, context_settings=CONTEXT, options_metavar="[-option [VALUE]]...")
+@click.option("-M", "-machine", "machine", metavar="NAME", default="virt", help="The board: virt.")
+@click.option("-cpu", metavar="NAME", default="sifive-u54", help="The CPU: sifive-u54.")
+@click.option("-m", "memory", metavar="SIZE", default="128M", help="RAM, such as 128M or 2G. [128M]")
+@click.option("-smp", metavar="N", default="1", help="Number of harts: 1.")
+@click.option("-bios", metavar="FILE", default="default", help="Firmware image, or none, or default: OpenSBI.")
+@click.option("-kernel", metavar="FILE", help="ELF or flat image that the firmware starts, or the CPU if -bios none.")
+@click.option("-initrd", metavar="FILE", help="Initial RAM disk.")
+@click.option("-append", metavar="STRING", default="", help="Command line of the kernel.")
+@click.option("-dtb", metavar="FILE", help="Device tree to use in place of the board's own.")
+@click.option("-serial", metavar="CHARDEV", multiple=True, help="Where the serial port goes, see above.")
+@click.option("-monitor", metavar="CHARDEV", help="Where the monitor goes, see above.")
+@click.option("-nographic", is_flag=True, help="There are no graphics anyway; see above what it means for consoles.")
+@click.option("-display", metavar="none", default="none", help="Accepted for scripts written for QEMU.")
+@click.option("-nodefaults", is_flag=True, help="No serial port and no monitor unless asked for.")
+@click.option("-S", "stopped", is_flag=True, help="Do not start the guest: cont in the monitor does.")
+@click.option("-no-reboot", is_flag=True, help="Exit when the guest resets the machine.")
+@click.option("-icount", metavar="shift=N", help="Count instructions, 2^N ns each: every run is the same.")
+@click.option("-global", "settings", metavar="DRIVER.PROP=VALUE", multiple=True, help="virtio-mmio.force-legacy=off")
+@click.option("-d", "items", metavar="ITEM,...", help="Log these: int, in_asm, exec, mmio, guest_errors, unimp.")
+@click.option("-D", "log_file", metavar="FILE", help="Log to FILE and not to standard error.")
+@click.version_option(VERSION, "-version", "--version", prog_name="mini-qemu", message="%(prog)s %(version)s")
+def run(**options: Any) -> int:
+    """Run a guest; options are spelled as QEMU spells them.
+
+    The exit status is the guest's own, when it ends itself through the test finisher.
+
+    CHARDEV is stdio, null, file:PATH, pty, unix:PATH,server=on,wait=off or tcp:HOST:PORT,server=on,wait=off; behind
+    mon: it carries the monitor as well, with these keys: Ctrl-A x quits, Ctrl-A c switches between guest and monitor,
+    Ctrl-A h helps.
+
+    Without -serial and -monitor both share this terminal, as if -serial mon:stdio had been given. If only -monitor is
+    given, the serial port gets the terminal, unless the monitor has it. If only -serial is given, there is no monitor,
+    but with -nographic the monitor gets the terminal, unless the serial port has it.
+    """
+    from emulator import options as parse
+
+    if options["display"] != "none":
+        raise ConfigError(f"-display {options['display']}: there is no display, only none is supported")
+    if len(options["serial"]) > 1:
+        raise ConfigError("-serial: the board has one serial port")
+    serial, monitor = parse.choose_consoles(
+        options["serial"][0] if options["serial"] else None,
+        options["monitor"],
+        nographic=options["nographic"],
+        nodefaults=options["nodefaults"],
+    )
+    _enable_log(options["items"], options["log_file"])
+    shift_sleep = None if options["icount"] is None else parse.parse_icount(options["icount"])
+    machine = {
+        "machine": parse.parse_machine(options["machine"]),
+        "cpu": options["cpu"],
+        "ram": parse.parse_memory(options["memory"]),
+        "smp": parse.parse_smp(options["smp"]),
+        "reboot": not options["no_reboot"],
+        "force_legacy_virtio": parse.parse_globals(options["settings"]),
+        **{name: options[name] for name in ("bios", "kernel", "initrd", "append", "dtb")},
+    }
+    return _run(machine, shift_sleep, serial, monitor, stopped=options["stopped"])
+
+
+def _enable_log(items: str | None, path: str | None) -> None:
+    from emulator.core import log
+    from emulator.options import parse_log_items
+
+    if items is None and path is None:
+        return
+    try:
+        log.enable(parse_log_items(items) if items is not None else [], path)
+    except OSError as error:
+        raise ConfigError(f"-D {path}: {error.strerror}") from error
+
+
+def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, monitor: str, *, stopped: bool) -> int:
+    """Build the machine, open its console, let it run to its end; returns its exit status."""
+    from emulator.console import Console
+    from emulator.core.charport import CharPort
+    from emulator.machine import Icount, Machine
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    machine = Machine(icount=None if icount is None else Icount(*icount), port=CharPort(), **options)
+    console = Console(machine, serial, monitor, _announce)
+    with ExitStack() as stack:
+        stack.callback(console.close)
+        stack.callback(machine.close)
+        stack.callback(console.end_sessions)
+        try:
+            machine.power_on()
+            console.open_all()
+            if not stopped:
+                machine.cont()
+            return machine.wait()
+        except Terminated as reason:
+            console.quit(128 + reason.number)
+            _announce(str(reason))
+            return 128 + reason.number
+
+
+def _announce(line: str) -> None:
+    print(f"mini-qemu: {line}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """The command's entry point: its exit status, with every error of the user's told in one line."""
+    try:
+        status = cli.main(prog_name="mini-qemu", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as usage:
+        usage.show()
+        return 1
+    except click.ClickException as error:
+        _announce(" ".join(error.format_message().split()))
+        return 1
+    except EmulatorError as error:
+        _announce(" ".join(str(error).split()))
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except Terminated as reason:
+        return 128 + reason.number
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,153 @@
+"""The human monitor: a line of text to a command and back, with QEMU's syntax and QEMU's error messages.
+
+No input or output happens here: `Hmp` takes a line and returns the text to show, and says what could complete a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from emulator.core.errors import EmulatorError, MonitorError
+from emulator.cpu.env import F_NAMES, X_NAMES
+from emulator.monitor.commands import COMMANDS, Argument, Command, Context, lookup
+from emulator.monitor.dump import COUNT_LIMIT, LETTERS, SIZES, Format
+from emulator.monitor.expression import evaluate, skip_blanks
+from emulator.version import VERSION
+
+PROMPT = "(qemu) "
+GREETING = f"mini-qemu {VERSION} monitor - type 'help' for more information"
+LINE_LIMIT = 4096
+"""The longest line in characters."""
+
+_NAME = re.compile(r"[^\s/]*")
+_COUNT = re.compile(r"[0-9]*")
+_REGISTERS = ("pc", "fp", *X_NAMES, *F_NAMES, *(f"{bank}{number}" for bank in "xf" for number in range(32)))
+"""Register names to complete. They come from no machine, as a key press must not wait for a guest."""
+
+
+class Hmp:
+    """One user of the monitor; as in QEMU, a format letter and size stay in force until others are given."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._letter = "x"
+        self._size = 4
+
+    def execute(self, line: str) -> str:
+        """Carry out `line` and return the text to show, without a newline at its end; never raises for bad input."""
+        if len(line) > LINE_LIMIT:
+            return f"line is longer than {LINE_LIMIT} characters"
+        if not line.strip():
+            return ""
+        try:
+            typed, command, position = _find_command(line)
+        except MonitorError as error:
+            return str(error)
+        try:
+            arguments = self._parse(command, line, position)
+        except EmulatorError as error:
+            return f'{error}\nTry "help {typed}" for more information'
+        try:
+            return command.show(command.run(self._context, arguments))
+        except MonitorError as error:
+            return str(error)
+        except EmulatorError as error:
+            return f"Error: {error}"
+
+    def complete(self, line: str) -> list[str]:
+        """Every word that could stand in place of the last, unfinished word of `line`, which may be empty."""
+        words = line.lstrip().split(" ")
+        typed = words[-1]
+        before = [word for word in words[:-1] if word]
+        if before and before[0] in ("help", "?"):
+            before = before[1:]
+        if not before:
+            return _matching(typed, (name for command in COMMANDS for name in command.names if " " not in name))
+        if before == ["info"]:
+            subcommands = (command.names[0] for command in COMMANDS if command.names[0].startswith("info "))
+            return _matching(typed, (name.removeprefix("info ") for name in subcommands))
+        start, dollar, register = typed.rpartition("$")
+        if dollar:
+            return [start + dollar + name for name in _matching(register, _REGISTERS)]
+        return []
+
+    def _parse(self, command: Command, line: str, position: int) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        for argument in command.arguments:
+            position = skip_blanks(line, position)
+            arguments[argument.name], position = self._parse_argument(argument, line, position)
+        if line[position:].strip():
+            raise MonitorError(
+                f"{'|'.join(command.names).removeprefix('info ')}: extraneous characters at the end of line"
+            )
+        return arguments
+
+    def _parse_argument(self, argument: Argument, line: str, position: int) -> tuple[Any, int]:
+        if argument.kind == "format":
+            return self._parse_format(line, position)
+        if argument.kind == "words":
+            return " ".join(line[position:].split()), len(line)
+        if argument.optional and position == len(line):
+            return None, position
+        return evaluate(line, position, self._read_register)
+
+    def _parse_format(self, line: str, position: int) -> tuple[Format, int]:
+        count, letter, size = 1, self._letter, self._size
+        if line[position : position + 1] == "/":
+            count, position = _parse_count(line, position + 1)
+            while position < len(line) and not line[position].isspace():
+                character = line[position]
+                if character in LETTERS:
+                    letter = character
+                elif character in SIZES:
+                    size = SIZES[character]
+                else:
+                    raise MonitorError(f"invalid char in format: '{character}'")
+                position += 1
+            self._letter = letter
+            if letter != "i":
+                self._size = size
+        return Format(count, letter, size), position
+
+    def _read_register(self, name: str) -> int | None:
+        if name == "fp":
+            name = "s0"
+        machine = self._context.machine
+        for names, value in machine.call(lambda: machine.cpu.registers()).items():
+            if name in names.split("/"):
+                return value
+        return None
+
+
+def _find_command(line: str) -> tuple[str, Command, int]:
+    """The command's name as typed, its table row, and where its arguments begin."""
+    start = skip_blanks(line, 0)
+    name, position = _word(line, start)
+    if name == "info":
+        subcommand, end = _word(line, skip_blanks(line, position))
+        if subcommand:
+            name, position = f"info {subcommand}", end
+    return name, lookup(name), position
+
+
+def _word(line: str, start: int) -> tuple[str, int]:
+    found = _NAME.match(line, start)
+    assert found is not None  # the pattern matches the empty string
+    return found[0], found.end()
+
+
+def _parse_count(line: str, position: int) -> tuple[int, int]:
+    digits = _COUNT.match(line, position)
+    assert digits is not None  # the pattern matches the empty string
+    if not digits[0]:
+        return 1, position
+    significant = digits[0].lstrip("0") or "0"
+    if len(significant) > len(str(COUNT_LIMIT)) or int(significant) > COUNT_LIMIT:
+        raise MonitorError(f"at most {COUNT_LIMIT} items can be shown at once")
+    return int(significant), digits.end()
+
+
+def _matching(start: str, names: Iterable[str]) -> list[str]:
+    return sorted({name for name in names if name.startswith(start)})

@@ -1,0 +1,279 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from emulator.version import VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+TOY = ROOT / "firmware/prebuilt/toy.elf"
+COMMAND = [sys.executable, "-m", "emulator"]
+BARE = ["run", "-bios", "none", "-m", "16M", "-kernel", str(TOY)]
+
+
+def mini_qemu(*args: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *args], cwd=ROOT, input=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+Spawn = Callable[..., "pexpect.spawn[bytes]"]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    children = []
+
+    def start(*args: str) -> "pexpect.spawn[bytes]":
+        child = pexpect.spawn(COMMAND[0], [*COMMAND[1:], *args], cwd=str(ROOT), timeout=30)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.close(force=True)
+
+
+def ended(child: "pexpect.spawn[bytes]") -> int | None:
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.signalstatus is None
+    status: int | None = child.exitstatus
+    return status
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("frob", "No such command 'frob'."),
+        ("-M virt", "-M: options come behind a command, as in: mini-qemu run -M ..."),
+        ("run -frobnicate", "-frobnicate: invalid option"),
+        ("run --frobnicate", "--frobnicate: invalid option"),
+        ("run -seriel stdio", "-seriel: invalid option (did you mean -serial?)"),
+        ("run -m128M", "-m128M: invalid option"),
+        ("run disk.img", "unexpected argument 'disk.img'"),
+        ("run -", "-: invalid option"),
+        ("run --", "--: invalid option"),
+        ("run -m", "-m: requires an argument"),
+        ("run -drive file=x", "-drive is not supported yet"),
+        ("run -device virtio-net", "-device is not supported yet"),
+        ("run --incoming defer", "-incoming is not supported yet"),
+        ("run -loadvm x", "-loadvm is not supported yet"),
+        ("run -snapshots x", "-snapshots is not supported yet"),
+        ("run -netdev user,id=n", "-netdev is not supported yet"),
+        ("run -qmp stdio", "-qmp is not supported yet"),
+        ("run -s", "-s is not supported yet"),
+        ("run -gdb tcp::1", "-gdb is not supported yet"),
+        ("run -display gtk", "-display gtk: there is no display, only none is supported"),
+        ("run -serial null -serial null", "-serial: the board has one serial port"),
+        ("run -d frob", "-d frob: there is no log item 'frob'; there are in_asm, int, exec, mmio, guest_errors, unimp"),
+        ("run -D /nowhere/log", "-D /nowhere/log: No such file or directory"),
+        ("run -icount shift=99", "icount: shift 99 is not between 0 and 10"),
+    ],
+)
+def test_mistake_is_one_line_and_status_1(args: str, message: str) -> None:
+    done = mini_qemu(*args.split())
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"mini-qemu: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "-M pc",
+        "-cpu cortex-a53",
+        "-m lots",
+        "-m 0",
+        "-m 9999T",
+        "-smp 2",
+        "-smp x",
+        "-bios /nowhere",
+        "-bios none -kernel /nowhere",
+        "-bios none -dtb /nowhere",
+        "-bios none -append x",
+        "-bios none -serial frob",
+        "-bios none -monitor unix:/nowhere/m,server=on,wait=off",
+        "-bios none -serial stdio -monitor stdio",
+    ],
+)
+def test_impossible_machine_is_one_line_and_status_1(args: str) -> None:
+    done = mini_qemu("run", *args.split())
+    assert done.returncode == 1
+    assert done.stderr.startswith("mini-qemu: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_no_command_shows_the_help() -> None:
+    done = mini_qemu()
+    assert done.returncode == 1
+    assert "run  Run a guest" in done.stderr
+
+
+@pytest.mark.parametrize("args", [["--version"], ["run", "-version"], ["run", "--version"]])
+def test_version(args: list[str]) -> None:
+    done = mini_qemu(*args)
+    assert (done.returncode, done.stdout) == (0, f"mini-qemu {VERSION}\n")
+
+
+@pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
+def test_help_lists_options_as_qemu_spells_them(flag: str) -> None:
+    done = mini_qemu("run", flag)
+    assert done.returncode == 0
+    assert "-no-reboot " in done.stdout
+    assert "--no-reboot" not in done.stdout
+
+
+def test_start_imports_nothing_that_a_guest_does_not_need() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], *BARE, "-monitor", "stdio"],
+        cwd=ROOT,
+        input="info status\nquit\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "VM status: running" in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert {"click", "emulator"} <= imported
+    assert not imported & {"asyncio", "capstone", "numpy", "prompt_toolkit", "rich"}
+
+
+def test_guest_chooses_the_exit_status(spawn: Spawn) -> None:
+    guest = spawn(*BARE)
+    guest.expect_exact("toy> ")
+    guest.send("poweroff 7\r")
+    assert ended(guest) == 7
+
+
+def test_option_takes_two_dashes_as_well(spawn: Spawn) -> None:
+    guest = spawn("run", "--nographic", "--bios", "none", "--kernel", str(TOY), "--no-reboot")
+    guest.expect_exact("toy> ")
+    guest.send("reboot\r")
+    assert ended(guest) == 0
+
+
+def test_monitor_shares_the_terminal(spawn: Spawn) -> None:
+    guest = spawn(*BARE, "-nographic")
+    guest.expect_exact("toy> ")
+    guest.send("\x01c")
+    guest.expect_exact(f"mini-qemu {VERSION} monitor - type 'help' for more information")
+    guest.expect_exact("(qemu) ")
+    guest.send("info stat\t\r")
+    guest.expect_exact("VM status: running")
+    guest.send("stop\rinfo status\r")
+    guest.expect_exact("VM status: paused")
+    guest.send("x/2i $pc\r")
+    guest.expect(rb"0x00000000800[0-9a-f]{5}:  [0-9a-f]+ +[a-z.]+")
+    guest.send("cont\r")
+    guest.send("\x01cversion\r")
+    guest.expect_exact("toy> ")
+    guest.send("\x01c")
+    guest.expect_exact("(qemu) ")
+    guest.send("quit\r")
+    assert ended(guest) == 0
+
+
+def test_ctrl_a_b_sends_the_uart_a_break(spawn: Spawn) -> None:
+    guest = spawn(*BARE, "-nographic", "-S")
+    guest.send("\x01b\x01c")
+    guest.expect_exact("(qemu) ")
+    guest.send("xp/xb 0x10000005\r")
+    guest.expect_exact("0000000010000005: 0x71")  # LSR: nothing to send, a break, data ready
+
+
+def test_ctrl_a_x_quits(spawn: Spawn) -> None:
+    guest = spawn(*BARE, "-nographic")
+    guest.expect_exact("toy> ")
+    guest.send("\x01x")
+    assert ended(guest) == 0
+
+
+def test_ctrl_c_reaches_the_guest_through_the_shared_terminal(spawn: Spawn) -> None:
+    guest = spawn(*BARE, "-nographic")
+    guest.expect_exact("toy> ")
+    guest.send("\x03")
+    guest.expect_exact("toy> ")
+    guest.send("poweroff\r")
+    assert ended(guest) == 0
+
+
+@pytest.mark.parametrize("args", [["-serial", "stdio"], ["-monitor", "stdio"]])
+def test_ctrl_c_ends_a_plain_terminal_and_gives_it_back(spawn: Spawn, args: list[str]) -> None:
+    guest = spawn(*BARE, *args)
+    before = termios.tcgetattr(guest.child_fd)
+    guest.expect_exact("toy> " if "-serial" in args else "(qemu) ")
+    assert termios.tcgetattr(guest.child_fd) != before
+    guest.send("\x03")
+    guest.expect_exact("terminating on signal 2")
+    guest.expect(pexpect.EOF)
+    assert termios.tcgetattr(guest.child_fd) == before
+    assert ended(guest) == 128 + signal.SIGINT
+
+
+def test_sigterm_ends_it_while_it_waits_for_a_client(tmp_path: Path) -> None:
+    command = [*COMMAND, *BARE, "-serial", f"unix:{tmp_path / 's'},server=on"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert "waiting for connection" in child.stderr.readline()
+        child.terminate()
+        assert child.wait(timeout=30) == 128 + signal.SIGTERM
+        assert child.stderr.read() == "mini-qemu: terminating on signal 15\n"
+    assert not (tmp_path / "s").exists()
+
+
+def test_commands_from_a_pipe_are_answered_plainly() -> None:
+    done = mini_qemu(*BARE, "-S", "-monitor", "stdio", given="info status\np/x $pc\nquit\n")
+    assert done.returncode == 0
+    assert done.stdout == (
+        f"mini-qemu {VERSION} monitor - type 'help' for more information\n"
+        "(qemu) info status\nVM status: paused (prelaunch)\n(qemu) p/x $pc\n0x1000\n(qemu) quit\n"
+    )
+
+
+def test_monitor_on_a_socket_serves_one_client_after_the_other(tmp_path: Path, spawn: Spawn) -> None:
+    path = tmp_path / "monitor"
+    guest = spawn(*BARE, "-monitor", f"unix:{path},server=on,wait=off")
+    guest.expect_exact("toy> ")
+    for line, answer in (("stop", "(qemu) (qemu) "), ("info status", "VM status: paused")):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(path))
+            client.sendall(f"{line}\n".encode())
+            seen = ""
+            while answer not in seen:
+                seen += client.recv(4096).decode()
+            assert seen.startswith("mini-qemu ")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"quit\n")  # and goes without waiting
+    assert ended(guest) == 0
+
+
+def test_log_goes_to_a_file(tmp_path: Path, spawn: Spawn) -> None:
+    log = tmp_path / "log"
+    guest = spawn(*BARE, "-d", "int,guest_errors", "-D", str(log))
+    guest.expect_exact("toy> ")
+    guest.send("crash\r")
+    guest.expect_exact("toy> ")
+    guest.send("poweroff\r")
+    assert ended(guest) == 0
+    assert log.read_text() != ""
+
+
+def test_output_survives_a_reader_that_goes_away() -> None:
+    read_end, write_end = os.pipe()
+    with subprocess.Popen([*COMMAND, *BARE, "-serial", "stdio"], cwd=ROOT, stdout=write_end, stdin=-1) as child:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os.close(read_end)
+        assert child.stdin is not None
+        child.stdin.write(b"\rpoweroff 3\r")
+        child.stdin.flush()
+        assert child.wait(timeout=30) == 3

@@ -1,0 +1,90 @@
+import pytest
+
+from emulator.core.errors import ConfigError
+from emulator.options import (
+    choose_consoles,
+    parse_globals,
+    parse_icount,
+    parse_log_items,
+    parse_machine,
+    parse_memory,
+    parse_smp,
+)
+
+
+def test_machine_takes_a_name_and_no_properties() -> None:
+    assert parse_machine("virt") == parse_machine("type=virt") == "virt"
+    with pytest.raises(ConfigError, match="property 'aclint' is not supported"):
+        parse_machine("virt,aclint=on")
+
+
+def test_memory_takes_a_size_and_no_slots() -> None:
+    assert parse_memory("128M") == parse_memory("size=128M") == "128M"
+    with pytest.raises(ConfigError, match="option 'slots' is not supported"):
+        parse_memory("1G,slots=2")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("cpus=4", 4)])
+def test_smp(text: str, value: int) -> None:
+    assert parse_smp(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1,threads=2", "9" * 5000, "²"])
+def test_smp_refuses_what_is_no_number(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a number of CPUs"):
+        parse_smp(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", (5, True)), ("shift=0", (0, True)), ("shift=3,sleep=off", (3, False)), ("7,sleep=on", (7, True))],
+)
+def test_icount(text: str, value: tuple[int, bool]) -> None:
+    assert parse_icount(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "auto", "shift=auto", "shift=", "shift=-1", "sleep=on", "3,align=on", "3,sleep=maybe", "9" * 5000]
+)
+def test_icount_refuses(text: str) -> None:
+    with pytest.raises(ConfigError, match="-icount"):
+        parse_icount(text)
+
+
+def test_log_items_are_checked() -> None:
+    assert parse_log_items("int,guest_errors") == ["int", "guest_errors"]
+    with pytest.raises(ConfigError, match="no log item 'out_asm'; there are in_asm, int"):
+        parse_log_items("int,out_asm")
+
+
+def test_global_knows_one_property() -> None:
+    assert parse_globals(()) is True
+    assert parse_globals(("virtio-mmio.force-legacy=false",)) is False
+    assert parse_globals(("virtio-mmio.force-legacy=off", "virtio-mmio.force-legacy=on")) is True
+    for text in ("virtio-mmio.force-legacy", "virtio-mmio.force-legacy=2", "virtio-mmio.ioeventfd=on", ""):
+        with pytest.raises(ConfigError, match="-global"):
+            parse_globals((text,))
+
+
+@pytest.mark.parametrize(
+    ("serial", "monitor", "flags", "expected"),
+    [
+        (None, None, "", ("mon:stdio", "null")),
+        (None, None, "nographic", ("mon:stdio", "null")),
+        (None, None, "nographic nodefaults", ("null", "null")),
+        (None, "unix:m", "", ("stdio", "unix:m")),
+        (None, "unix:m", "nodefaults", ("null", "unix:m")),
+        (None, "stdio", "", ("null", "stdio")),
+        (None, "none", "", ("stdio", "null")),
+        ("file:log", None, "", ("file:log", "null")),
+        ("file:log", None, "nographic", ("file:log", "stdio")),
+        ("file:log", None, "nographic nodefaults", ("file:log", "null")),
+        ("stdio", None, "nographic", ("stdio", "null")),
+        ("mon:stdio", None, "nographic", ("mon:stdio", "null")),
+        ("none", "none", "", ("null", "null")),
+    ],
+)
+def test_consoles_share_the_terminal_as_with_qemu(
+    serial: str | None, monitor: str | None, flags: str, expected: tuple[str, str]
+) -> None:
+    assert choose_consoles(serial, monitor, **dict.fromkeys(flags.split(), True)) == expected
