@@ -115,7 +115,7 @@ class Machine:
             wall_base_ns=DETERMINISTIC_WALL_NS if self.icount else None,
         )
         self.on_stopping: Callable[[bool], None] = lambda _stopping: None
-        """Called with True before `stop` waits for the machine's thread, with False after: what holds it must let go."""
+        """Called with True before `stop` waits for the machine's thread, with False after: let go of it."""
         self._reboot = reboot
         self._status = RunState.PRELAUNCH
         self._board: VirtBoard | None = None
