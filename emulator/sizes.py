@@ -16,7 +16,7 @@ _UNITS = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 def parse_size(size: int | str) -> int:
     """Bytes of RAM from `"128M"`, `"2G"`, `"512"` (MiB) or a number of bytes; ConfigError unless whole pages."""
     if isinstance(size, str):
-        match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([BKMGT]?)", size.strip().upper())
+        match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([BKMGT]?)", size.strip().upper())
         if match is None:
             raise ConfigError(f"'{size}' is not a size: use a number with K, M, G or T, such as 128M")
         size_bytes = int(float(match[1]) * (1 << _UNITS[match[2]]))
