@@ -354,6 +354,7 @@ class Machine:
                 if self._vcpu.halted and not self._vcpu.wakes:
                     self._idle()
                 else:
+                    self._schedule()
                     self._vcpu.run(self._budget())
         except BaseException as failure:
             self._failure = failure

@@ -41,7 +41,7 @@ def test_an_access_reaches_the_region_at_its_offset() -> None:
 def test_an_access_that_the_chip_does_not_take_is_refused(address: int, size: int) -> None:
     bus, chip = AddressMap(), Registers(min_size=4, max_size=4)
     bus.add(0x1000, chip.region)
-    with pytest.raises(MemoryAccessError, match="registers does not take this access|nothing is there"):
+    with pytest.raises(MemoryAccessError, match=r"registers does not take this access|nothing is there"):
         bus.load(address, size)
     with pytest.raises(MemoryAccessError):
         bus.store(address, size, 0)
