@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,16 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "emulator"
 
 LAYERS = (
-    ("core", "version"),
-    ("hw", "cpu", "chardev", "conditions", "kicker", "options", "runstate", "serial", "sizes"),
-    ("boards",),
-    ("machine",),
-    ("monitor",),
-    ("console", "demo"),
-    ("cli",),
-    ("__init__", "__main__"),
+    (0, ("core", "version")),
+    (1, ("conditions", "kicker", "options", "runstate", "serial", "sizes")),
+    (2, ("hw", "cpu")),
+    (3, ("chardev",)),
+    (4, ("boards",)),
+    (4, ("machine",)),
+    (5, ("monitor",)),
+    (5, ("console",)),
+    (6, ("demo",)),
+    (6, ("cli",)),
+    (6, ("__init__", "__main__")),
 )
-"""From the ground up. What a row names may import earlier rows and itself, not its neighbours; see docs/layout.md."""
+"""From the ground up: the layer's number, and what is in it. A file imports its own package and earlier rows only, not
+its neighbours in the row. docs/layout.md says the same in words."""
 
 LIBRARIES = {
     "capstone": {"cpu/disasm.py"},
@@ -82,13 +87,13 @@ def unit(file: str) -> str:
     return file.partition("/")[0].removesuffix(".py")
 
 
-def layer(file: str) -> int:
-    return next(number for number, units in enumerate(LAYERS) if unit(file) in units)
+def row(file: str) -> int:
+    return next(row for row, (_, units) in enumerate(LAYERS) if unit(file) in units)
 
 
 def is_below(imported_file: str, file: str) -> bool:
     """Whether the walls let `file` import `imported_file`."""
-    return unit(imported_file) == unit(file) or layer(imported_file) < layer(file)
+    return unit(imported_file) == unit(file) or row(imported_file) < row(file)
 
 
 USES = {file: modules((PACKAGE / file).read_text()) for file in FILES}
@@ -101,8 +106,16 @@ def test_no_file_imports_upwards(file: str) -> None:
 
 
 def test_every_file_has_a_layer_and_every_name_in_the_table_a_file() -> None:
-    named = [name for row in LAYERS for name in row]
+    named = [name for _, units in LAYERS for name in units]
     assert sorted(named) == sorted({unit(file) for file in FILES})
+
+
+@pytest.mark.parametrize(("number", "name"), [(number, name) for number, units in LAYERS for name in units])
+def test_the_documents_give_the_same_numbers(number: int, name: str) -> None:
+    layout = (ROOT / "docs" / "layout.md").read_text()
+    assert re.search(rf"\b{name}(/|\.py).* \[{number}\] ", layout)
+    init = PACKAGE / name / "__init__.py"
+    assert not init.exists() or init.read_text().startswith(f'"""Layer {number}: ')
 
 
 def test_no_import_goes_in_circles() -> None:

@@ -1,0 +1,97 @@
+"""mini-qemu beside qemu-system-riscv64: the same guests with the same options, on this machine, in turn.
+
+python bench/compare.py [--rounds N] [--starts N] [--idle SECONDS] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import idle
+import kernels
+import startup
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from subjects import OURS, QEMU, Subject, subjects
+
+
+def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str, Any]:
+    """All figures, ready for JSON."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        step = progress.add_task("kernels", total=3)
+        times = kernels.compare(taking_part, options.rounds)
+        progress.update(step, advance=1, description="start-up")
+        starts = startup.compare(taking_part, options.starts)
+        progress.update(step, advance=1, description="idle")
+        idling = idle.compare(taking_part, options.idle)
+        progress.advance(step)
+    figures: dict[str, Any] = {
+        "versions": {subject.name: _version(subject) for subject in taking_part},
+        "host": {"python": platform.python_version(), "machine": platform.machine()},
+        "kernels_ms": times,
+        "start_ms": starts,
+        "idle_cpu_percent": idling,
+    }
+    if QEMU in taking_part:
+        figures["compute_ratio"] = kernels.ratio(times, kernels.COMPUTE, OURS.name, QEMU.name)
+    return figures
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """The figures as one table, with the ratio of ours to QEMU's where there are both."""
+    table = Table()
+    table.add_column("")
+    for name in figures["versions"]:
+        table.add_column(name, justify="right")
+    table.add_column("ratio", justify="right")
+    for kernel in figures["kernels_ms"][OURS.name]:
+        _row(table, f"{kernel}, ms", {name: times[kernel] for name, times in figures["kernels_ms"].items()})
+    table.add_section()
+    if "compute_ratio" in figures:
+        table.add_row(f"mean of {' '.join(kernels.COMPUTE)}", "", "", f"{figures['compute_ratio']:.2f}")
+    _row(table, "start to first instruction, ms", figures["start_ms"])
+    table.add_row("idle, % of a CPU", *(f"{percent:.2f}" for percent in figures["idle_cpu_percent"].values()), "")
+    console.print(table)
+    console.print(*figures["versions"].values(), sep="\n", highlight=False)
+
+
+def _row(table: Table, title: str, values: dict[str, float]) -> None:
+    ratio = f"{values[OURS.name] / values[QEMU.name]:.2f}" if QEMU.name in values else ""
+    table.add_row(title, *(f"{value:.1f}" for value in values.values()), ratio)
+
+
+def _version(subject: Subject) -> str:
+    command = [*subject.command, "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Compare mini-qemu with qemu-system-riscv64 on this machine.")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of the benchmark guest [5]")
+    parser.add_argument("--starts", type=int, default=10, metavar="N", help="starts of each emulator [10]")
+    parser.add_argument("--idle", type=float, default=3.0, metavar="SECONDS", help="how long to watch idle guests [3]")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    options = parser.parse_args()
+    taking_part = subjects()
+    if QEMU not in taking_part:
+        print(
+            "qemu-system-riscv64 is not installed (apt install qemu-system-misc): nothing to compare with",
+            file=sys.stderr,
+        )
+    figures = measure(taking_part, options)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        show(figures, Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
