@@ -170,6 +170,14 @@ def run(**options: Any) -> int:
     return _run(machine, shift_sleep, serial, monitor, stopped=options["stopped"])
 
 
+@cli.command(context_settings={"help_option_names": ["-h", "--help"]})
+def demo() -> int:
+    """Boot a small guest, talk to it and look into it."""
+    from emulator.demo import run_demo
+
+    return run_demo()
+
+
 def _enable_log(items: str | None, path: str | None) -> None:
     from emulator.core import log
     from emulator.options import parse_log_items

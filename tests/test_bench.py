@@ -1,0 +1,23 @@
+"""The comparison with QEMU runs from end to end; what it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.qemu("qemu-system-misc")
+def test_figures_of_both_as_json() -> None:
+    command = [sys.executable, "bench/compare.py", "--rounds=1", "--starts=1", "--idle=0.1", "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    figures = json.loads(result.stdout)
+    assert set(figures["kernels_ms"]) == set(figures["start_ms"]) == {"mini-qemu", "qemu"}
+    assert len(figures["kernels_ms"]["mini-qemu"]) == len(figures["kernels_ms"]["qemu"]) == 12
+    assert figures["compute_ratio"] > 0
