@@ -109,6 +109,7 @@ class Engine:
         self._refusal: Refusal | None = None
         self._failure: BaseException | None = None
         self._draining: bytes | None = None
+        self._breakpoint_met = False
         self._latch = 0
         self._latch_lane = 0
         self._virtual = False
@@ -197,13 +198,14 @@ class Engine:
             if error and self._virtual and self._needs_mmu():
                 self._set_tlb(virtual=False)
                 continue
-            if error:
+            if error and not (error == uc.ERR_EXCEPTION and self._breakpoint_met):
                 self._check(error)
             return Exit.STOPPED if stopped else Exit.WFI
 
     def _enter(self, count: int) -> tuple[int, bool]:
         """One `emu_start`, unless a stop came first: Unicorn's error number, and whether it was stopped."""
         self._refusal = self._draining = None
+        self._breakpoint_met = False
         if self._stop_wanted:
             return 0, True
         self.running = True
@@ -291,6 +293,7 @@ class Engine:
             self._client.exception(cause)
 
     def _on_breakpoint(self, _uc: int, _data: int) -> bool:
+        self._breakpoint_met = True  # Unicorn will call this run a failure, although the breakpoint was taken care of
         if self._draining is None:
             self._client.exception(3)
         return True

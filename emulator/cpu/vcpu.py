@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from emulator.core import log
 from emulator.core.bits import mask
-from emulator.core.bus import AddressMap, Mapping, MmioRegion
+from emulator.core.bus import AddressMap, Mapping
 from emulator.core.errors import MemoryAccessError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.cpu import decode, mmu
@@ -31,6 +31,12 @@ _FAULTS = {
     Access.LOAD: Cause.LOAD_ACCESS_FAULT,
     Access.STORE: Cause.STORE_ACCESS_FAULT,
     Access.FETCH: Cause.INSTRUCTION_ACCESS_FAULT,
+}
+
+_STORE_TWINS: dict[int, int] = {
+    Cause.LOAD_MISALIGNED: Cause.STORE_MISALIGNED,
+    Cause.LOAD_ACCESS_FAULT: Cause.STORE_ACCESS_FAULT,
+    Cause.LOAD_PAGE_FAULT: Cause.STORE_PAGE_FAULT,
 }
 
 
@@ -62,7 +68,6 @@ class Vcpu:
         self._raised = 0
         self._lowered = 0
         self._later: list[Callable[[], None]] = []
-        self._stuck_at: int | None = None
         self._trace_mmio = False
         self._shown: set[int] = set()
         self.engine = Engine(self, xlen=xlen, counting=counting)
@@ -87,8 +92,6 @@ class Vcpu:
             self.halted = not self._interrupt_pending()
         elif left is Exit.REFUSED:
             self._access_fault()
-        elif self._atomic_on_device():
-            enter_trap(self.env, Cause.STORE_ACCESS_FAULT, self._fault_address(Access.STORE, 0))
 
     def stop(self) -> None:
         """Make `run` return between two instructions; to be repeated while `running`."""
@@ -175,6 +178,7 @@ class Vcpu:
         elif cause == Cause.BREAKPOINT:
             trap_value = env["pc"]
         elif cause in ADDRESS_CAUSES:
+            cause = self._as_amo(cause)
             trap_value = env["badaddr"]
         enter_trap(env, cause, trap_value)
 
@@ -277,11 +281,16 @@ class Vcpu:
                 refusal.address,
                 self.env["pc"],
             )
-        cause = _FAULTS[refusal.access]
-        instruction = self._instruction() if refusal.access is Access.LOAD else 0
-        if decode.is_amo(instruction) and not decode.is_load_reserved(instruction):
-            cause = Cause.STORE_ACCESS_FAULT
+        cause = self._as_amo(_FAULTS[refusal.access])
         enter_trap(self.env, cause, self._fault_address(refusal.access, refusal.address))
+
+    def _as_amo(self, cause: int) -> int:
+        """`cause`, or for an AMO, whose load the engine does first, the store's twin of it (section 3.1.15)."""
+        if cause not in _STORE_TWINS:
+            return cause
+        instruction = self._instruction()
+        is_read_only = decode.is_load_reserved(instruction) or not decode.is_amo(instruction)
+        return cause if is_read_only else _STORE_TWINS[cause]
 
     def _fault_address(self, access: Access, physical: int) -> int:
         """The virtual address of a refused access: the instruction tells, as the engine only knows the physical one."""
@@ -290,22 +299,6 @@ class Vcpu:
             return pc + ((physical - pc) & (PAGE_SIZE - 1)) & mask(self.env.xlen)
         address = decode.effective_address(self._instruction(), self.env.x, self.env.xlen)
         return physical if address is None else address
-
-    def _atomic_on_device(self) -> bool:
-        """Whether it hangs at an AMO on a device page, which the engine retries for ever: two stops met it there."""
-        pc = self.env["pc"]
-        if pc != self._stuck_at:
-            self._stuck_at = pc
-            return False
-        instruction = self._instruction()
-        if not decode.is_amo(instruction):
-            return False
-        address = self._fault_address(Access.STORE, 0)
-        try:
-            mapping = self.bus.find(mmu.translate(self.env, self.bus, address))
-        except MemoryAccessError:
-            return False
-        return mapping is not None and isinstance(mapping.target, MmioRegion)
 
     def _on_block(self, address: int, size: int) -> None:
         if log.enabled(log.executed):
