@@ -33,7 +33,7 @@ bench: $(INSTALLED) ## compare with qemu-system-riscv64; BENCH_ARGS=--json for a
 firmware: ## build the guests and compare them with firmware/prebuilt; needs gcc-riscv64-unknown-elf
 	@command -v riscv64-unknown-elf-gcc > /dev/null || \
 		{ echo "riscv64-unknown-elf-gcc is missing: apt install gcc-riscv64-unknown-elf" >&2; exit 1; }
-	@$(MAKE) --no-print-directory -C firmware check
+	@$(MAKE) --silent --no-print-directory -C firmware check
 
 check: lint type firmware test ## all of lint, type, firmware, test
 

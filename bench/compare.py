@@ -49,21 +49,22 @@ def show(figures: dict[str, Any], console: Console) -> None:
     table.add_column("")
     for name in figures["versions"]:
         table.add_column(name, justify="right")
-    table.add_column("ratio", justify="right")
+    if QEMU.name in figures["versions"]:
+        table.add_column("ratio", justify="right")
     for kernel in figures["kernels_ms"][OURS.name]:
         _row(table, f"{kernel}, ms", {name: times[kernel] for name, times in figures["kernels_ms"].items()})
     table.add_section()
     if "compute_ratio" in figures:
         table.add_row(f"mean of {' '.join(kernels.COMPUTE)}", "", "", f"{figures['compute_ratio']:.2f}")
     _row(table, "start to first instruction, ms", figures["start_ms"])
-    table.add_row("idle, % of a CPU", *(f"{percent:.2f}" for percent in figures["idle_cpu_percent"].values()), "")
+    table.add_row("idle, % of a CPU", *(f"{percent:.2f}" for percent in figures["idle_cpu_percent"].values()))
     console.print(table)
     console.print(*figures["versions"].values(), sep="\n", highlight=False)
 
 
 def _row(table: Table, title: str, values: dict[str, float]) -> None:
-    ratio = f"{values[OURS.name] / values[QEMU.name]:.2f}" if QEMU.name in values else ""
-    table.add_row(title, *(f"{value:.1f}" for value in values.values()), ratio)
+    ratio = [f"{values[OURS.name] / values[QEMU.name]:.2f}"] if QEMU.name in values else []
+    table.add_row(title, *(f"{value:.1f}" for value in values.values()), *ratio)
 
 
 def _version(subject: Subject) -> str:

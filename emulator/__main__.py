@@ -2,6 +2,10 @@
 
 import sys
 
-from emulator.cli import main
+try:
+    from emulator.cli import main
 
-sys.exit(main())
+    status = main()
+except KeyboardInterrupt:  # while modules are loaded
+    status = 130
+sys.exit(status)

@@ -7,6 +7,7 @@ not wait for modules that only another command uses.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -217,6 +218,8 @@ def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, 
 
 
 def _announce(line: str) -> None:
+    if sys.stderr is None:  # closed by whoever started us; print would fall back to standard output
+        return
     print(f"mini-qemu: {line}", file=sys.stderr, flush=True)
 
 
@@ -232,6 +235,10 @@ def main() -> int:
         return 1
     except EmulatorError as error:
         _announce(" ".join(str(error).split()))
+        return 1
+    except OSError as error:  # help and version may go to a full disk or to a reader that has left
+        _announce(f"standard output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered would fail once more at exit
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT

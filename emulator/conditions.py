@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from emulator.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from emulator.machine import Machine
 
@@ -32,6 +34,8 @@ class Serial(Condition):
     def begin(self, machine: Machine, met: Callable[[], None]) -> bool:
         """See Condition.begin."""
         serial = machine.serial
+        if not serial.records:
+            raise ConfigError("what the guest sends goes to the port that the machine was given: watch it there")
 
         def found() -> bool:
             end = serial.find(self.pattern, max(serial.searched, looked_to[0]))

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from emulator.core.charport import CharPort
 from emulator.core.clock import NS_PER_SECOND, VirtualClock
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
+from emulator.cpu.env import F_NAMES, X_NAMES
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
 from emulator.kicker import Kicker
 from emulator.runstate import RunState
@@ -36,6 +38,8 @@ T = TypeVar("T")
 
 BOARDS = {"virt": VirtBoard}
 CPUS = ("sifive-u54",)
+
+_ABI_NAMES = {name: f"{kind}{n}" for kind, names in (("x", X_NAMES), ("f", F_NAMES)) for n, name in enumerate(names)}
 
 DETERMINISTIC_SEED = bytes(32)
 DETERMINISTIC_WALL_NS = 1_000_000_000 * NS_PER_SECOND
@@ -129,6 +133,8 @@ class Machine:
         self._clock_started: int | None = None
         self._idle_ns = 0
         self._condition_met = threading.Event()
+        self._waiting = threading.Lock()
+        self._building = threading.RLock()
         self._goal: tuple[int, Callable[[], None]] | None = None
 
     # Building
@@ -144,35 +150,45 @@ class Machine:
 
     def power_on(self) -> None:
         """Build the board and start the machine's thread; the guest waits for `cont` or `run`. Harmless if done."""
-        if self._board is not None:
-            return
-        requests = Requests(self._guest_exit, self._guest_reset)
-        board = VirtBoard(self.config, self.clock, self.serial.port, requests)
-        try:
+        with self._building:
+            if self._board is None:
+                self._build()
+
+    def _build(self) -> None:
+        if self._closing:
+            raise ConfigError("the machine has been closed")
+        with ExitStack() as undo:  # a signal's exception may come at any point
+            requests = Requests(self._guest_exit, self._guest_reset)
+            board = VirtBoard(self.config, self.clock, self.serial.port, requests)
+            undo.callback(board.close)
             self._vcpu = Vcpu(board.bus, time=board.mtime, cycles=self._cycles, counting=self.icount is not None)
-        except BaseException:
-            board.close()
-            raise
-        self._board = board
-        for line, bit in self._lines():
-            line.connect(functools.partial(self._vcpu.set_line, bit))
-        for rom in board.rom_devices:
-            rom.device.on_mode_change = functools.partial(self._vcpu.map_rom_device, rom.base, rom.block)
-        self._vcpu.trace()
-        self._reset_now()
-        self._kicker = Kicker(self._vcpu.stop, lambda: self._vcpu.running)
-        self.clock.on_first_deadline = self._schedule
-        self.serial.port.on_input = lambda: self.post(board.poll_input)
-        self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
-        self._thread.start()
+            undo.callback(self._vcpu.close)
+            self._board = board
+            undo.callback(setattr, self, "_board", None)
+            for line, bit in self._lines():
+                line.connect(functools.partial(self._vcpu.set_line, bit))
+            for rom in board.rom_devices:
+                rom.device.on_mode_change = functools.partial(self._vcpu.map_rom_device, rom.base, rom.block)
+            self._vcpu.trace()
+            self._reset_now()
+            self._kicker = Kicker(self._vcpu.stop, lambda: self._vcpu.running)
+            undo.callback(self._kicker.close)
+            self.clock.on_first_deadline = self._schedule
+            self.serial.port.on_input = lambda: self.post(board.poll_input)
+            self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
+            self._thread.start()
+            undo.pop_all()
 
     def close(self) -> None:
         """End the guest and free everything; harmless if done."""
-        if self._board is None or self._closing:
+        if self._closing:
             return
         self._closing = True
+        if self._board is None:
+            return
         self._kick()
         self._thread.join()
+        self._announce_end()
         self._kicker.close()
         self._vcpu.close()
         self._board.close()
@@ -236,30 +252,43 @@ class Machine:
     def run(self, until: Condition | None = None, timeout: float | None = None) -> RunState:
         """Let the guest run until `until` holds, or until it ends, and stop it there; returns the run state.
 
-        Raises TimeoutError, with the guest stopped, after `timeout` seconds of host time.
+        Raises TimeoutError, with the guest stopped, after `timeout` seconds of host time. One thread at a time.
         """
         self.power_on()
-        self._condition_met.clear()
-
-        def begin() -> None:
-            if until is not None and until.begin(self, self._met):
-                return
-            self._set_running()
-
-        self.call(begin)
-        met = self._condition_met.wait(timeout)
-
-        def end() -> None:
-            if until is not None:
-                until.end(self)
-            if self._status is RunState.RUNNING:
-                self._set_stopped(RunState.PAUSED)
-
-        self.call(end)
+        if not self._waiting.acquire(blocking=False):
+            raise ConfigError("the machine is run by another thread already")
+        try:
+            met = self._run(until, timeout)
+        finally:
+            self._waiting.release()
         self._raise_failure()
         if not met:
             raise TimeoutError(f"the guest did not reach {until} in {timeout} s; it said last: {self.serial.tail()!r}")
         return self._status
+
+    def _run(self, until: Condition | None, timeout: float | None) -> bool:
+        """Run until `until` holds or the guest ends; False if neither came in time."""
+        self._condition_met.clear()
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            holds = until is not None and until.begin(self, self._met)
+            begun = True
+            if not holds:
+                self._set_running()
+
+        def end() -> None:
+            if begun and until is not None:
+                until.end(self)
+            if begun and self._status is RunState.RUNNING:
+                self._set_stopped(RunState.PAUSED)
+
+        try:
+            self.call(begin)
+            return self._condition_met.wait(timeout)
+        finally:
+            self.call(end)
 
     def stop_after(self, count: int, met: Callable[[], None]) -> bool:
         """Call `met()` on the machine's thread when `count` more instructions have run."""
@@ -300,7 +329,9 @@ class Machine:
         """Block until the machine has ended; returns its exit status."""
         self._ended.wait()
         self._raise_failure()
-        return self.exit_status or 0
+        if self.exit_status is None:
+            raise ConfigError("the machine has been closed")
+        return self.exit_status
 
     def call(self, function: Callable[[], T]) -> T:
         """Run `function` on the machine's thread and return its result, or raise its error; from any thread."""
@@ -351,6 +382,8 @@ class Machine:
                     self._goal[1]()
                     continue
                 self.clock.run_expired()
+                if self._calls or self._status is not RunState.RUNNING:
+                    continue
                 if self._vcpu.halted and not self._vcpu.wakes:
                     self._idle()
                 else:
@@ -522,11 +555,13 @@ class CpuView:
         return self._vcpu.env.xlen
 
     def __getitem__(self, register: str) -> int:
-        """A register by name: `x0` to `x31`, `a0`, `pc`, `mstatus` and so on; KeyError for any other."""
-        return self._machine.call(lambda: self._vcpu.env[register])
+        """A register by name: `x10` or `a0`, `f0`, `pc`, `mstatus` and so on; KeyError for any other."""
+        name = _ABI_NAMES.get(register, register)
+        return self._machine.call(lambda: self._vcpu.env[name])
 
     def __setitem__(self, register: str, value: int) -> None:
-        self._machine.call(lambda: self._vcpu.env.__setitem__(register, value))
+        name = _ABI_NAMES.get(register, register)
+        self._machine.call(lambda: self._vcpu.env.__setitem__(name, value))
 
     def registers(self) -> dict[str, int]:
         """All that `info registers` shows, in its order."""

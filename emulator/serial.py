@@ -20,7 +20,9 @@ class SerialConsole:
         self.searched = 0
         """Up to which byte, counted from power-on, a search has found what it waited for."""
         self._watchers: list[Callable[[], None]] = []
-        if port is None:
+        self.records = port is None
+        """Whether output is kept, as it is unless somebody else has the port."""
+        if self.records:
             self.port.sink = self._record
 
     @property

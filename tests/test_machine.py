@@ -103,6 +103,7 @@ def test_registers_and_memory_can_be_written(toy: Machine) -> None:
     toy.cpu["x10"] = 0xFFFF_FFFF_0000_0001
     toy.cpu.pc = 0x8000_0100
     toy.write(0x8010_0000, b"data")
+    assert toy.cpu["a0"] == toy.cpu["x10"]
     assert (toy.cpu["x10"], toy.cpu.pc) == (0xFFFF_FFFF_0000_0001, 0x8000_0100)
     assert toy.read(0x8010_0000, 4) == b"data"
 

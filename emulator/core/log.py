@@ -6,7 +6,10 @@ messages, so callers on a hot path look at `enabled` first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+from typing import IO
 
 ITEMS = {
     "in_asm": "show guest code once for each block that is run for the first time",
@@ -16,6 +19,19 @@ ITEMS = {
     "guest_errors": "log when the guest does something invalid",
     "unimp": "log when the guest uses something that is not implemented",
 }
+
+
+class _Output(logging.StreamHandler[IO[str]]):
+    """Where messages go; when it cannot be written any more, this is said once and logging ends."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        """See logging."""
+        for item in ITEMS:
+            logger(item).setLevel(logging.CRITICAL + 1)
+        _root.removeHandler(self)
+        with contextlib.suppress(OSError):
+            print(f"mini-qemu: log: {sys.exc_info()[1]}; no more is logged", file=sys.stderr)
+
 
 _root = logging.getLogger("mini-qemu")
 _root.propagate = False
@@ -45,7 +61,7 @@ def enabled(log: logging.Logger) -> bool:
 
 def enable(items: list[str], path: str | None) -> None:
     """Let `items` through to the file at `path` (emptied first; OSError if that fails), or to standard error."""
-    handler = logging.FileHandler(path, mode="w") if path else logging.StreamHandler()
+    handler = _Output(sys.stderr if path is None else open(path, "w", encoding="utf-8"))  # noqa: SIM115
     handler.setFormatter(logging.Formatter("%(message)s"))
     _root.addHandler(handler)
     for item in items:

@@ -84,7 +84,8 @@ class LineEditor:
         self._prompt.app.invalidate()
 
     def _leave(self) -> None:
-        if self._prompt.app.is_running:
+        prompt = self._prompt.app.future
+        if prompt is not None and not prompt.done():  # it may have been told before
             self._prompt.app.exit(exception=EOFError)
 
 

@@ -11,7 +11,7 @@ from emulator import Machine
 
 RAM = 0x8000_0000
 HANDLER = 0x8000_0400
-"""Where `boot` points mtvec: there is a `wfi` that stays."""
+"""Where `Guest.run` points mtvec: there the hart goes to sleep for good."""
 
 CSR = {
     "sstatus": 0x100,
@@ -115,6 +115,7 @@ ASSEMBLER = types.SimpleNamespace(
     fence_i=0x0000100F,
     sfence_vma=0x12000073,
     illegal=0xFFFFFFFF,
+    sleep=[_csr(1)("zero", "mie", "zero"), 0x10500073, _j(-4)],  # csrw mie, zero; wfi; j .-4
 )
 
 
@@ -139,8 +140,8 @@ class Guest:
 
     def run(self, *program: int | list[int], address: int = RAM) -> None:
         """Run until the hart sleeps with nothing to wake it, be it in the program or in the handler."""
-        self.put(HANDLER, ASSEMBLER.wfi, ASSEMBLER.j(-4))
-        self.put(address, ASSEMBLER.li("t0", HANDLER), ASSEMBLER.csrw("mtvec", "t0"), *program, ASSEMBLER.wfi, _j(-4))
+        self.put(HANDLER, *ASSEMBLER.sleep)
+        self.put(address, ASSEMBLER.li("t0", HANDLER), ASSEMBLER.csrw("mtvec", "t0"), *program, *ASSEMBLER.sleep)
         self.machine.cpu.pc = address
         self.machine.run(until=Asleep(), timeout=30)
 
