@@ -120,6 +120,6 @@ class AddressMap:
 
     def _must_find(self, address: int, size: int) -> Mapping:
         mapping = self.find(address)
-        if mapping is None or address + size > mapping.end:
+        if mapping is None or size < 0 or address + size > mapping.end:
             raise MemoryAccessError(address, size, "nothing is there")
         return mapping

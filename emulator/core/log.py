@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from pathlib import Path
 from typing import IO
 
 ITEMS = {
@@ -61,7 +62,7 @@ def enabled(log: logging.Logger) -> bool:
 
 def enable(items: list[str], path: str | None) -> None:
     """Let `items` through to the file at `path` (emptied first; OSError if that fails), or to standard error."""
-    handler = _Output(sys.stderr if path is None else open(path, "w", encoding="utf-8"))  # noqa: SIM115
+    handler = _Output(sys.stderr if path is None else Path(path).open("w", encoding="utf-8"))
     handler.setFormatter(logging.Formatter("%(message)s"))
     _root.addHandler(handler)
     for item in items:

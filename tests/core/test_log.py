@@ -30,6 +30,15 @@ def test_items_are_silent_until_they_are_asked_for(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("quiet_afterwards")
+def test_a_disk_that_fills_up_ends_the_log_with_one_line(capsys) -> None:
+    log.enable(["unimp"], "/dev/full")
+    log.unimp.debug("lost")
+    log.unimp.debug("not even tried")
+    assert capsys.readouterr().err == "mini-qemu: log: [Errno 28] No space left on device; no more is logged\n"
+    assert not log.enabled(log.unimp)
+
+
+@pytest.mark.usefixtures("quiet_afterwards")
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path) -> None:
     with pytest.raises(OSError, match="No such file"):
         log.enable(["unimp"], str(tmp_path / "missing" / "log"))
