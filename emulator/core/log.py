@@ -62,7 +62,8 @@ def enabled(log: logging.Logger) -> bool:
 
 def enable(items: list[str], path: str | None) -> None:
     """Let `items` through to the file at `path` (emptied first; OSError if that fails), or to standard error."""
-    handler = _Output(sys.stderr if path is None else Path(path).open("w", encoding="utf-8"))
+    stream = sys.stderr if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115: the handler keeps it
+    handler = _Output(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     _root.addHandler(handler)
     for item in items:
