@@ -62,7 +62,7 @@ def enabled(log: logging.Logger) -> bool:
 
 def enable(items: list[str], path: str | None) -> None:
     """Let `items` through to the file at `path` (emptied first; OSError if that fails), or to standard error."""
-    stream = sys.stderr if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115: the handler keeps it
+    stream = sys.stderr if path is None else Path(path).open("w", encoding="utf-8")  # noqa: SIM115
     handler = _Output(stream)
     handler.setFormatter(logging.Formatter("%(message)s"))
     _root.addHandler(handler)
