@@ -880,5 +880,6 @@ def test_timeout_is_identified_as_on_qemu(bench: Bench, qemu: QemuSerial) -> Non
     while (ident := qemu.read(IIR)) == FIFOS | ID_NONE and time.monotonic() < give_up:
         pass
     assert ident == bench.read(IIR) == FIFOS | ID_TIMEOUT
-    for register, expected in ((RBR, 0x41), (IIR, FIFOS | ID_NONE), (LSR, IDLE | DR), (RBR, 0x42), (LSR, IDLE)):
+    # IIR is not looked at in between: the real clock runs, and may time the second byte out again by then.
+    for register, expected in ((RBR, 0x41), (LSR, IDLE | DR), (RBR, 0x42), (LSR, IDLE)):
         assert qemu.read(register) == bench.read(register) == expected
