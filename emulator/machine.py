@@ -27,8 +27,8 @@ from emulator.core.charport import CharPort
 from emulator.core.clock import NS_PER_SECOND, VirtualClock
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
-from emulator.cpu.env import F_NAMES, X_NAMES
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
+from emulator.cpuview import CpuView
 from emulator.kicker import Kicker
 from emulator.runstate import RunState
 from emulator.serial import SerialConsole
@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 BOARDS = {"virt": VirtBoard}
 CPUS = ("sifive-u54",)
-
-_ABI_NAMES = {name: f"{kind}{n}" for kind, names in (("x", X_NAMES), ("f", F_NAMES)) for n, name in enumerate(names)}
 
 DETERMINISTIC_SEED = bytes(32)
 DETERMINISTIC_WALL_NS = 1_000_000_000 * NS_PER_SECOND
@@ -222,7 +220,7 @@ class Machine:
     def cpu(self) -> CpuView:
         """The first hart, as seen from any thread."""
         self.power_on()
-        return CpuView(self, self._vcpu)
+        return CpuView(self._vcpu, self.call)
 
     @property
     def virtual_time(self) -> int:
@@ -521,55 +519,6 @@ class Machine:
     def _cycles(self) -> int:
         """Cycles and retired instructions: counted ones, or virtual time at 1 GHz."""
         return self._vcpu.instructions if self.icount is not None else self._now()
-
-
-class CpuView:
-    """A hart seen from any thread: every look is one `Machine.call`."""
-
-    def __init__(self, machine: Machine, vcpu: Vcpu) -> None:
-        self._machine = machine
-        self._vcpu = vcpu
-
-    @property
-    def pc(self) -> int:
-        """The program counter."""
-        return self["pc"]
-
-    @pc.setter
-    def pc(self, value: int) -> None:
-        self["pc"] = value
-
-    @property
-    def privilege(self) -> int:
-        """0 user, 1 supervisor, 3 machine."""
-        return self["priv"]
-
-    @property
-    def halted(self) -> bool:
-        """Waiting in `wfi`."""
-        return self._machine.call(lambda: self._vcpu.halted)
-
-    @property
-    def xlen(self) -> int:
-        """Register width in bits."""
-        return self._vcpu.env.xlen
-
-    def __getitem__(self, register: str) -> int:
-        """A register by name: `x10` or `a0`, `f0`, `pc`, `mstatus` and so on; KeyError for any other."""
-        name = _ABI_NAMES.get(register, register)
-        return self._machine.call(lambda: self._vcpu.env[name])
-
-    def __setitem__(self, register: str, value: int) -> None:
-        name = _ABI_NAMES.get(register, register)
-        self._machine.call(lambda: self._vcpu.env.__setitem__(name, value))
-
-    def registers(self) -> dict[str, int]:
-        """All that `info registers` shows, in its order."""
-        return self._machine.call(self._vcpu.registers)
-
-    def read_virtual(self, address: int, length: int) -> bytes:
-        """Memory at a virtual address as the next instruction would see it; MemoryAccessError where there is none."""
-        return self._machine.call(lambda: self._vcpu.read_virtual(address, length))
 
 
 def _path(path: str | Path | None) -> Path | None:

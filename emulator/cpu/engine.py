@@ -1,4 +1,4 @@
-"""The CPU engine: Unicorn made precise. The only file that calls Unicorn.
+"""The CPU engine: Unicorn made precise. The only file that runs Unicorn.
 
 It runs the guest's code and hands everything that is not plain RAM to its `Client`, always with the registers at the
 very instruction. How that is reached, where Unicorn alone falls short:
@@ -28,13 +28,12 @@ from typing import Any, Protocol
 
 from emulator.core.errors import EngineError
 from emulator.core.memory import PAGE_SIZE, RamBlock
+from emulator.cpu import counters
 from emulator.cpu import libunicorn as uc
 from emulator.cpu.env import Env
 from emulator.cpu.internals import COUNT_MARK, UNTIL_MARK, Internals
 
 CSR_MIP = 0x344
-CSR_TIME = 0xC01
-CSR_COUNTERS = (0xB00, 0xB02, 0xC00, CSR_TIME, 0xC02)
 MIP_SSIP = 1 << 1
 MSTATUS_MPRV = 1 << 17
 PRIV_M = 3
@@ -175,7 +174,7 @@ class Engine:
     def close(self) -> None:
         """Free the engine; RAM blocks may be closed afterwards."""
         if self._handle:
-            _clients.pop(self.env.address, None)
+            counters.forget(self.env.address)
             self._library.uc_close(self._handle)
             self._handle = 0
 
@@ -421,19 +420,17 @@ class Engine:
         client, self._client = self._client, (probe := _Probe(self))
         scratch = RamBlock("probe", PAGE_SIZE)
         scratch.view[: len(_PROBE)] = _PROBE
-        _take_over_counters(self._library)
+        counters.take_over(self._library)
         self.map_ram(0, scratch)
         self.map_devices(PAGE_SIZE, PAGE_SIZE)
         hooks = len(self._hooks)
         self.watch(PAGE_SIZE, 2 * PAGE_SIZE)
         self._library.uc_emu_start(self._handle, 0, UNTIL_MARK, 0, COUNT_MARK)
-        if not _found_env:
-            raise EngineError("this version of Unicorn does not read counters as expected")
-        self.env = env = Env(_found_env.pop(), xlen)
+        self.env = env = Env(counters.newcomer(), xlen)
         expected = {"mscratch": _PROBE_MARK, "x5": _PROBE_MARK, "pc": _PROBE_STORE, "priv": PRIV_M, "mhartid": 0}
         if not env.prove(expected):
             raise EngineError("this version of Unicorn lays out the CPU's registers in a way that is not known")
-        _clients[env.address] = self
+        counters.serve(env.address, lambda csr: self._client.counter(csr))
         self._internals = Internals.locate(self._handle, executed=4)
         if self._internals is None and self.counting:
             raise EngineError("-icount is not supported with this version of Unicorn")
@@ -502,27 +499,3 @@ _PROBE = b"".join(
         0x10500073,  # wfi
     )
 )
-
-# The translator has one table of CSR handlers for all engines of the process: who asks is told by the hart's address.
-_clients: dict[int, Engine] = {}
-_found_env: list[int] = []
-
-
-def _read_counter(env: int, csr: int, value: ctypes._Pointer[ctypes.c_uint64]) -> int:
-    engine = _clients.get(env)
-    if engine is None:
-        _found_env.append(env)
-        return 0
-    value[0] = engine._client.counter(csr)
-    return 0
-
-
-_counter_handler = uc.CsrReadCallback(_read_counter)
-
-
-def _take_over_counters(library: ctypes.CDLL) -> None:
-    operations = uc.CsrOperations()
-    for csr in CSR_COUNTERS:
-        library.riscv_get_csr_ops(csr, ctypes.byref(operations))
-        operations.read = ctypes.cast(_counter_handler, ctypes.c_void_p)
-        library.riscv_set_csr_ops(csr, ctypes.byref(operations))

@@ -1,7 +1,7 @@
 """As much of Unicorn's C interface as the engine uses, declared for ctypes.
 
 The PyPI package brings the shared library; its Python binding is not imported, because it costs 70 ms at start-up and a
-wrapper around each callback. Only `engine.py` imports this file. Beside the documented functions it uses two of the
+wrapper around each callback. Only `engine.py` and `counters.py` import this file. Beside the documented functions it uses two of the
 embedded translator's that every ELF and Mach-O build exports: CSR access without the guest's privilege check, and the
 table of CSR handlers.
 

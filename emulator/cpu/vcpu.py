@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from emulator.core import log
 from emulator.core.bits import mask
-from emulator.core.bus import AddressMap, Mapping
+from emulator.core.bus import AddressMap, Mapping, MmioRegion
 from emulator.core.errors import MemoryAccessError
 from emulator.core.memory import PAGE_SIZE, RamBlock
-from emulator.cpu import decode, mmu
-from emulator.cpu.engine import CSR_TIME, Access, Engine, Exit
+from emulator.cpu import counters, decode, mmu
+from emulator.cpu.engine import Access, Engine, Exit
 from emulator.cpu.env import F_NAMES, X_NAMES
 from emulator.cpu.traps import ADDRESS_CAUSES, Cause, enter_trap
 
@@ -141,13 +141,10 @@ class Vcpu:
 
     def load(self, address: int, size: int) -> int | None:
         """A load from a device page; None where the chip does not answer."""
-        mapping = self._pages.get(address >> 12) or self._find(address)
-        if mapping is None:
+        target = self._target(address, size)
+        if target is None:
             return None
-        region = mapping.target
-        offset = address - mapping.base
-        if isinstance(region, RamBlock) or not region.accepts(offset, size):
-            return None
+        region, offset = target
         value = region.read(offset, size)
         if self._trace_mmio:
             log.mmio.debug("%s: read 0x%x, %d bytes: 0x%x", region.name, offset, size, value)
@@ -155,13 +152,10 @@ class Vcpu:
 
     def store(self, address: int, size: int, value: int) -> bool:
         """A store to a device page or to read-only memory; False where the chip does not answer."""
-        mapping = self._pages.get(address >> 12) or self._find(address)
-        if mapping is None:
+        target = self._target(address, size)
+        if target is None:
             return False
-        region = mapping.target
-        offset = address - mapping.base
-        if isinstance(region, RamBlock) or not region.accepts(offset, size):
-            return False
+        region, offset = target
         if self._trace_mmio:
             log.mmio.debug("%s: write 0x%x, %d bytes: 0x%x", region.name, offset, size, value)
         region.write(offset, size, value)
@@ -184,7 +178,7 @@ class Vcpu:
 
     def counter(self, csr: int) -> int:
         """The `time`, `cycle` and `instret` CSRs."""
-        return self._time() if csr == CSR_TIME else self._cycles()
+        return self._time() if csr == counters.TIME else self._cycles()
 
     # Memory that changes its face
 
@@ -248,6 +242,14 @@ class Vcpu:
             mapped_to = -(-mapping.end // PAGE_SIZE) * PAGE_SIZE
             if first < mapped_to:
                 self.engine.map_devices(first, mapped_to - first)
+
+    def _target(self, address: int, size: int) -> tuple[MmioRegion, int] | None:
+        """The region that takes this access and the offset in it, if any does."""
+        mapping = self._pages.get(address >> 12) or self._find(address)
+        if mapping is None or isinstance(mapping.target, RamBlock):
+            return None
+        offset = address - mapping.base
+        return (mapping.target, offset) if mapping.target.accepts(offset, size) else None
 
     def _find(self, address: int) -> Mapping | None:
         mapping = self.bus.find(address)
