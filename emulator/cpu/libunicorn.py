@@ -1,9 +1,9 @@
 """As much of Unicorn's C interface as the engine uses, declared for ctypes.
 
-The PyPI package brings the shared library; its Python binding is not imported, because it costs 70 ms at start-up and a
-wrapper around each callback. Only `engine.py` and `counters.py` import this file. Beside the documented functions it uses two of the
-embedded translator's that every ELF and Mach-O build exports: CSR access without the guest's privilege check, and the
-table of CSR handlers.
+The PyPI package brings the shared library; its Python binding is not imported, because it costs 70 ms at start-up and
+a wrapper around each callback. Only `engine.py` and `counters.py` import this file. Beside the documented functions it
+uses some of the embedded translator's that every ELF and Mach-O build exports: CSR access without the guest's privilege
+check, and the table of CSR handlers.
 
 Source: unicorn/unicorn.h and qemu/target/riscv/csr.c of Unicorn 2.1.
 """
