@@ -1,11 +1,18 @@
-"""`python -m emulator` is the `mini-qemu` command."""
+"""`mini-qemu` and `python -m emulator`: the command, with Ctrl-C caught even while its modules are loaded."""
+
+from __future__ import annotations
 
 import sys
 
-try:
-    from emulator.cli import main
 
-    status = main()
-except KeyboardInterrupt:  # while modules are loaded
-    status = 130
-sys.exit(status)
+def main() -> int:
+    """The command's exit status."""
+    try:
+        from emulator.cli import main as run
+    except KeyboardInterrupt:
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

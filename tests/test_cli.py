@@ -278,3 +278,24 @@ def test_output_survives_a_reader_that_goes_away() -> None:
         child.stdin.write(b"\rpoweroff 3\r")
         child.stdin.flush()
         assert child.wait(timeout=30) == 3
+
+
+@pytest.mark.parametrize("args", [["-h"], ["run", "-h"], ["run", "-version"]])
+def test_help_for_a_full_disk_is_one_line_and_status_1(args: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *args], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "mini-qemu: standard output: No space left on device\n")
+
+
+def test_mistake_with_standard_error_closed_says_nothing_on_standard_output() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "run", "-frobnicate"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")

@@ -10,7 +10,7 @@ import pytest
 
 from emulator import Elapsed, Icount, Machine, RunState, Serial
 from emulator.core.charport import CharPort
-from emulator.core.errors import ConfigError, ImageError
+from emulator.core.errors import ConfigError, ImageError, MemoryAccessError
 
 TOY = Path(__file__).parents[1] / "firmware/prebuilt/toy.elf"
 LIMIT = 60
@@ -211,3 +211,109 @@ def test_a_kernel_cannot_be_chosen_after_the_first_use(toy: Machine) -> None:
 def test_icount_may_be_a_number_or_more() -> None:
     with Machine("virt", icount=3) as number, Machine("virt", icount=Icount(3, sleep=False)) as more:
         assert (number.icount, more.icount) == (Icount(3, sleep=True), Icount(3, sleep=False))
+
+
+JUMP_TO_SELF = bytes.fromhex("6f000000")
+
+
+def test_counted_time_stops_a_busy_guest_at_the_very_instruction() -> None:
+    def instructions() -> int:
+        with Machine("virt", ram="4M", icount=3) as machine:
+            machine.write(0x8000_0000, JUMP_TO_SELF)
+            machine.run(until=Elapsed(0.001), timeout=LIMIT)
+            return machine.instructions
+
+    assert instructions() == 1_000_000 // 8
+
+
+def test_an_interrupted_run_stops_the_guest_and_forgets_its_condition(
+    toy: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_prompt(toy)
+
+    def interrupted(_timeout: float | None) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy._condition_met, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(until=Serial("one"))
+    assert toy.status is RunState.PAUSED
+    toy.serial.write("echo one two\r")
+    toy.run(until=Serial("two\r\n"), timeout=LIMIT)
+    assert b"one two\r\n" in toy.serial.output
+
+
+def test_only_one_thread_may_wait_in_run(toy: Machine) -> None:
+    at_prompt(toy)
+    waiter = threading.Thread(target=lambda: toy.run(timeout=LIMIT))
+    waiter.start()
+    while toy.status is not RunState.RUNNING:
+        toy.call(lambda: None)
+    with pytest.raises(ConfigError, match="another thread"):
+        toy.run(timeout=LIMIT)
+    toy.quit()
+    waiter.join(LIMIT)
+    assert toy.exit_status == 0
+
+
+def test_first_use_by_several_threads_builds_one_board(toy: Machine) -> None:
+    boards = []
+    threads = [threading.Thread(target=lambda: boards.append(toy.board)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(boards) == 4
+    assert len(set(map(id, boards))) == 1
+
+
+def test_a_failure_while_building_leaves_nothing_behind(toy: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_machine: Machine) -> None:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    with monkeypatch.context() as patch:
+        patch.setattr(Machine, "_reset_now", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            toy.power_on()
+    toy.quit()
+    assert threading.active_count() == before
+    at_prompt(toy)
+
+
+def test_closing_releases_whoever_waits(toy: Machine) -> None:
+    toy.power_on()
+    said: list[str] = []
+
+    def wait() -> None:
+        try:
+            toy.wait()
+        except ConfigError as error:
+            said.append(str(error))
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    toy.close()
+    waiter.join(LIMIT)
+    assert said == ["the machine has been closed"]
+
+
+def test_a_machine_closed_before_its_first_use_stays_closed() -> None:
+    machine = Machine("virt", ram="16M", kernel=TOY)
+    machine.close()
+    with pytest.raises(ConfigError, match="closed"):
+        machine.power_on()
+
+
+def test_serial_conditions_need_output_to_be_kept() -> None:
+    with (
+        Machine("virt", ram="16M", kernel=TOY, port=CharPort()) as machine,
+        pytest.raises(ConfigError, match="port that the machine was given"),
+    ):
+        machine.run(until=Serial("toy> "), timeout=LIMIT)
+
+
+def test_a_negative_length_is_no_memory(toy: Machine) -> None:
+    with pytest.raises(MemoryAccessError):
+        toy.read(0x8000_0010, -4)

@@ -13,7 +13,7 @@ very instruction. How that is reached, where Unicorn alone falls short:
   without MPRV or locked PMP entries, addresses are physical and each page is either readable and executable, or
   readable and writable, at a time; the first access that needs the hart's own MMU changes over to it for good.
   Counting mode has that MMU from the start, so that an access is never begun, and counted, twice.
-- **Counters and time** are answered by the client: Unicorn's own read the host's time-stamp counter.
+- **Counters, time and memory protection** are answered by Python: see `csrs.py`.
 
 One engine belongs to one thread; `stop` alone may be called from any.
 """
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from emulator.core.errors import EngineError
 from emulator.core.memory import PAGE_SIZE, RamBlock
-from emulator.cpu import counters
+from emulator.cpu import csrs, pmp
 from emulator.cpu import libunicorn as uc
 from emulator.cpu.env import Env
 from emulator.cpu.internals import COUNT_MARK, UNTIL_MARK, Internals
@@ -36,6 +36,8 @@ from emulator.cpu.internals import COUNT_MARK, UNTIL_MARK, Internals
 CSR_MIP = 0x344
 MIP_SSIP = 1 << 1
 MSTATUS_MPRV = 1 << 17
+STATUS_AT_RESET = {64: 2 << 34 | 2 << 32, 32: 0}
+"""mstatus by register width: on RV64, supervisor and user mode have 64 bits as well (SXL, UXL), which cannot change."""
 PRIV_M = 3
 
 NEVER = 1
@@ -88,8 +90,8 @@ class Client(Protocol):
     def exception(self, cause: int) -> None:
         """An exception of this cause at `env['pc']`: move the hart into its handler."""
 
-    def counter(self, csr: int) -> int:
-        """The value of a counter or of the time."""
+    def counter(self, csr: int) -> int | None:
+        """The value of a counter or of the time; None where the hart may not read it now."""
 
 
 class Engine:
@@ -110,7 +112,7 @@ class Engine:
         self._draining: bytes | None = None
         self._breakpoint_met = False
         self._latch = 0
-        self._latch_lane = 0
+        self._latch_address = 0
         self._virtual = False
         self._flips: dict[int, list[int]] = {}
         self._tlb_fills = 0
@@ -174,7 +176,7 @@ class Engine:
     def close(self) -> None:
         """Free the engine; RAM blocks may be closed afterwards."""
         if self._handle:
-            counters.forget(self.env.address)
+            csrs.forget(self.env.address)
             self._library.uc_close(self._handle)
             self._handle = 0
 
@@ -197,7 +199,9 @@ class Engine:
             if error and self._virtual and self._needs_mmu():
                 self._set_tlb(virtual=False)
                 continue
-            if error and not (error == uc.ERR_EXCEPTION and self._breakpoint_met):
+            if error and self._breakpoint_met:
+                return Exit.STOPPED
+            if error:
                 self._check(error)
             return Exit.STOPPED if stopped else Exit.WFI
 
@@ -205,9 +209,11 @@ class Engine:
         """One `emu_start`, unless a stop came first: Unicorn's error number, and whether it was stopped."""
         self._refusal = self._draining = None
         self._breakpoint_met = False
-        if self._stop_wanted:
-            return 0, True
+        # In this order, and in the opposite one in `stop`: whichever comes second sees the first.
         self.running = True
+        if self._stop_wanted:
+            self.running = False
+            return 0, True
         error = self._library.uc_emu_start(self._handle, self.env["pc"], NEVER, 0, count)
         self.running = False
         stopped = self.stop_wanted
@@ -292,10 +298,11 @@ class Engine:
             self._client.exception(cause)
 
     def _on_breakpoint(self, _uc: int, _data: int) -> bool:
-        self._breakpoint_met = True  # Unicorn will call this run a failure, although the breakpoint was taken care of
         if self._draining is None:
             self._client.exception(3)
-        return True
+        # Unicorn notes a failure for every breakpoint, and asks nobody about memory while one is noted: leave now.
+        self._breakpoint_met = True
+        return False
 
     def _on_access(self, _uc: int, kind: int, address: int, size: int, value: int, _data: int) -> bool:
         if kind == uc.MEM_READ_PROT:
@@ -303,7 +310,7 @@ class Engine:
             if loaded is None:
                 self._refusal = Refusal(Access.LOAD, address, size)
                 return False
-            self._latch, self._latch_lane = loaded, address & 7
+            self._latch, self._latch_address = loaded, address
             return True
         if self._client.store(address, size, value & ((1 << 8 * size) - 1)):
             return self._draining is None
@@ -311,8 +318,9 @@ class Engine:
         return False
 
     def _on_mmio_read(self, _uc: int, offset: int, _size: int, _data: int) -> int:
-        # the access of _on_access, or a 4-byte piece of it
-        return self._latch >> 8 * ((offset & 7) - self._latch_lane)
+        # The access of _on_access or a 4-byte piece of it; or the page walk, in tables that lie in a device.
+        position = (offset - self._latch_address) % PAGE_SIZE
+        return self._latch >> 8 * position if position < 8 else 0
 
     def _on_unassigned(self, _uc: int, kind: int, address: int, size: int, _value: int, _data: int) -> bool:
         if self._draining is not None:
@@ -420,17 +428,17 @@ class Engine:
         client, self._client = self._client, (probe := _Probe(self))
         scratch = RamBlock("probe", PAGE_SIZE)
         scratch.view[: len(_PROBE)] = _PROBE
-        counters.take_over(self._library)
+        csrs.take_over(self._library, xlen)
         self.map_ram(0, scratch)
         self.map_devices(PAGE_SIZE, PAGE_SIZE)
         hooks = len(self._hooks)
         self.watch(PAGE_SIZE, 2 * PAGE_SIZE)
         self._library.uc_emu_start(self._handle, 0, UNTIL_MARK, 0, COUNT_MARK)
-        self.env = env = Env(counters.newcomer(), xlen)
+        self.env = env = Env(csrs.newcomer(), xlen)
         expected = {"mscratch": _PROBE_MARK, "x5": _PROBE_MARK, "pc": _PROBE_STORE, "priv": PRIV_M, "mhartid": 0}
         if not env.prove(expected):
             raise EngineError("this version of Unicorn lays out the CPU's registers in a way that is not known")
-        counters.serve(env.address, lambda csr: self._client.counter(csr))
+        csrs.serve(env.address, _Csrs(self))
         self._internals = Internals.locate(self._handle, executed=4)
         if self._internals is None and self.counting:
             raise EngineError("-icount is not supported with this version of Unicorn")
@@ -456,7 +464,28 @@ class Engine:
         for number in range(1, 32):
             env[f"x{number}"] = 0
         env["mscratch"] = 0
+        env["mstatus"] = STATUS_AT_RESET[xlen]
+        pmp.update(env)
         return env
+
+
+class _Csrs:
+    """Answers for one engine's hart where the translator's own handlers do not."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def read(self, csr: int) -> int | None:
+        engine = self._engine
+        return pmp.read_config(engine.env, csr) if csr in pmp.CONFIG else engine._client.counter(csr)
+
+    def write(self, csr: int, value: int) -> None:
+        engine = self._engine
+        if csr in csrs.FLOAT:
+            engine.env["mstatus"] |= 1 << engine.env.xlen - 1  # SD
+        else:
+            pmp.write(engine.env, csr, value)
+            engine._control(uc.CTL_TLB_FLUSH)
 
 
 class _Probe:
@@ -477,7 +506,7 @@ class _Probe:
     def exception(self, cause: int) -> None:
         raise EngineError(f"the CPU engine's self-test met exception {cause}")
 
-    def counter(self, csr: int) -> int:  # noqa: ARG002
+    def counter(self, csr: int) -> int | None:  # noqa: ARG002
         return 0
 
 

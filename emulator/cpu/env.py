@@ -58,7 +58,7 @@ def _layout(xlen: int) -> tuple[dict[str, int], int]:
         end += size
         if name.startswith("pmpcfg"):
             end = -(-end // register) * register
-    return offsets, end
+    return offsets, -(-end // register) * register
 
 
 class Env:

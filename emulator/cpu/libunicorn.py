@@ -1,7 +1,7 @@
 """As much of Unicorn's C interface as the engine uses, declared for ctypes.
 
 The PyPI package brings the shared library; its Python binding is not imported, because it costs 70 ms at start-up and
-a wrapper around each callback. Only `engine.py` and `counters.py` import this file. Beside the documented functions it
+a wrapper around each callback. Only `engine.py` and `csrs.py` import this file. Beside the documented functions it
 uses some of the embedded translator's that every ELF and Mach-O build exports: CSR access without the guest's privilege
 check, and the table of CSR handlers.
 
@@ -23,7 +23,6 @@ MODE_RISCV = {32: 1 << 2, 64: 1 << 3}
 CTL_CPU_MODEL, CTL_TB_FLUSH, CTL_TLB_FLUSH, CTL_TLB_TYPE = 7, 10, 11, 12
 CTL_WRITE, CTL_NO_ARGUMENT, CTL_ONE_ARGUMENT = 1 << 30, 0 << 26, 1 << 26
 TLB_CPU, TLB_VIRTUAL = 0, 1
-ERR_EXCEPTION = 21
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 
 HOOK_INTR = 1 << 0
@@ -55,6 +54,7 @@ InvalidCallback = ctypes.CFUNCTYPE(c_bool, c_void_p, c_void_p)
 BlockCallback = ctypes.CFUNCTYPE(None, c_void_p, c_uint64, c_uint32, c_void_p)
 TlbFillCallback = ctypes.CFUNCTYPE(c_bool, c_void_p, c_uint64, c_int, POINTER(TlbEntry), c_void_p)
 CsrReadCallback = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, POINTER(c_uint64))
+CsrWriteCallback = ctypes.CFUNCTYPE(c_int, c_void_p, c_int, c_uint64)
 
 _Prototypes = dict[str, tuple[type[Any] | None, tuple[type[Any], ...]]]
 

@@ -1,6 +1,7 @@
 """Virtual addresses as the hart sees them, for the monitor and for instructions that must be looked at.
 
-The guest's own accesses are translated by the engine. Source: RISC-V Privileged Architecture 1.10, sections 4.3 to 4.5.
+The guest's own accesses are translated by the engine. Source: RISC-V Privileged Architecture 1.10, sections 4.3 to
+4.5, and 1.12 for Sv57, which the engine has as well.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Scheme:
     entry_size: int
 
 
-SCHEMES_64 = {8: Scheme(3, 9, 8), 9: Scheme(4, 9, 8)}
-"""Sv39 and Sv48 by satp.MODE; mode 0 is no translation."""
+SCHEMES_64 = {8: Scheme(3, 9, 8), 9: Scheme(4, 9, 8), 10: Scheme(5, 9, 8)}
+"""Sv39, Sv48 and Sv57 by satp.MODE; mode 0 is no translation."""
 SCHEMES_32 = {1: Scheme(2, 10, 4)}
 """Sv32."""
 

@@ -15,13 +15,16 @@ from emulator.core.bits import mask
 from emulator.core.bus import AddressMap, Mapping, MmioRegion
 from emulator.core.errors import MemoryAccessError
 from emulator.core.memory import PAGE_SIZE, RamBlock
-from emulator.cpu import counters, decode, mmu
+from emulator.cpu import csrs, decode, mmu
 from emulator.cpu.engine import Access, Engine, Exit
 from emulator.cpu.env import F_NAMES, X_NAMES
-from emulator.cpu.traps import ADDRESS_CAUSES, Cause, enter_trap
+from emulator.cpu.traps import ADDRESS_CAUSES, PRIV_M, PRIV_S, Cause, enter_trap
 
 MSIP, MTIP, SEIP, MEIP = 1 << 3, 1 << 7, 1 << 9, 1 << 11
 """The bits of `mip` that interrupt lines drive."""
+
+USER_COUNTERS = 0xC00
+CYCLES_OR_INSTRUCTIONS = (0xB00, 0xB02, 0xC00, 0xC02)
 
 CSRS_SHOWN = (
     "mhartid mstatus mip mie mideleg medeleg mtvec stvec mepc sepc mcause scause mtval stval mscratch sscratch satp"
@@ -65,6 +68,7 @@ class Vcpu:
         self._cycles = cycles
         self._retired = 0
         self._pages: dict[int, Mapping] = {}
+        self._read_only: set[int] = set()  # bases of what the guest sees as memory and cannot store to
         self._raised = 0
         self._lowered = 0
         self._later: list[Callable[[], None]] = []
@@ -151,14 +155,24 @@ class Vcpu:
         return value
 
     def store(self, address: int, size: int, value: int) -> bool:
-        """A store to a device page or to read-only memory; False where the chip does not answer."""
+        """A store to a device page or to ROM, which ignores it; False where nothing answers."""
+        mapping = self._pages.get(address >> 12) or self._find(address)
+        is_memory = mapping is not None and mapping.base in self._read_only
+        if is_memory and decode.is_amo(self._instruction()):
+            return False  # the engine would do it to the memory
         target = self._target(address, size)
-        if target is None:
+        if target is not None:
+            region, offset = target
+            if self._trace_mmio:
+                log.mmio.debug("%s: write 0x%x, %d bytes: 0x%x", region.name, offset, size, value)
+            region.write(offset, size, value)
+        elif mapping is not None and isinstance(mapping.target, RamBlock):
+            log.guest_errors.debug("%s: store at 0x%x, pc 0x%x", mapping.target.name, address, self.env["pc"])
+        else:
             return False
-        region, offset = target
-        if self._trace_mmio:
-            log.mmio.debug("%s: write 0x%x, %d bytes: 0x%x", region.name, offset, size, value)
-        region.write(offset, size, value)
+        if is_memory:
+            # What is not refused the engine stores: leave the instruction before it does.
+            self.engine.redo_after(self._next_pc())
         return True
 
     def exception(self, cause: int) -> None:
@@ -169,16 +183,21 @@ class Vcpu:
             cause += env["priv"]  # the engine does not tell the modes apart
         elif cause == Cause.ILLEGAL_INSTRUCTION:
             trap_value = self._instruction()
-        elif cause == Cause.BREAKPOINT:
-            trap_value = env["pc"]
         elif cause in ADDRESS_CAUSES:
             cause = self._as_amo(cause)
             trap_value = env["badaddr"]
         enter_trap(env, cause, trap_value)
 
-    def counter(self, csr: int) -> int:
-        """The `time`, `cycle` and `instret` CSRs."""
-        return self._time() if csr == counters.TIME else self._cycles()
+    def counter(self, csr: int) -> int | None:
+        """A counter CSR; None where `mcounteren` or `scounteren` keeps it from the present mode."""
+        env = self.env
+        if csr >= USER_COUNTERS and env["priv"] < PRIV_M:
+            enabled = env["mcounteren"] if env["priv"] == PRIV_S else env["mcounteren"] & env["scounteren"]
+            if not enabled >> (csr - USER_COUNTERS) & 1:
+                return None
+        if csr == csrs.TIME:
+            return self._time()
+        return self._cycles() if csr in CYCLES_OR_INSTRUCTIONS else 0
 
     # Memory that changes its face
 
@@ -189,7 +208,7 @@ class Vcpu:
         """
         if self.engine.running:
             self._later.append(lambda: self._map_rom_device(base, block, as_rom))
-            self.engine.redo_after(self.env["pc"] + decode.length(self._instruction()))
+            self.engine.redo_after(self._next_pc())
         else:
             self._map_rom_device(base, block, as_rom)
 
@@ -197,8 +216,10 @@ class Vcpu:
         self.engine.unmap(base, block.size)
         if as_rom:
             self.engine.map_ram(base, block, readonly=True)
+            self._read_only.add(base)
         else:
             self.engine.map_devices(base, block.size)
+            self._read_only.discard(base)
         self.engine.flush()
 
     # For people
@@ -234,9 +255,12 @@ class Vcpu:
         for mapping in self.bus:
             if isinstance(mapping.target, RamBlock):
                 self.engine.map_ram(mapping.base, mapping.target, readonly=mapping.target.readonly)
+                if mapping.target.readonly:
+                    self._read_only.add(mapping.base)
                 continue
             if mapping.target.rom is not None:
                 self.engine.map_ram(mapping.base, mapping.target.rom, readonly=True)
+                self._read_only.add(mapping.base)
                 continue
             first = max(mapping.base // PAGE_SIZE * PAGE_SIZE, mapped_to)
             mapped_to = -(-mapping.end // PAGE_SIZE) * PAGE_SIZE
@@ -272,6 +296,9 @@ class Vcpu:
             return low | int.from_bytes(self.read_virtual(pc + 2, 2), "little") << 16
         except MemoryAccessError:
             return 0
+
+    def _next_pc(self) -> int:
+        return self.env["pc"] + decode.length(self._instruction())
 
     def _access_fault(self) -> None:
         refusal = self.engine.refusal

@@ -86,6 +86,7 @@ class LineEditor:
     def _leave(self) -> None:
         prompt = self._prompt.app.future
         if prompt is not None and not prompt.done():  # it may have been told before
+            self._prompt.app.erase_when_done = True
             self._prompt.app.exit(exception=EOFError)
 
 

@@ -90,6 +90,7 @@ def test_stops_from_another_thread_repeat_and_skip_nothing(engine, client: Clien
         asm.amoadd("zero", "a3", "a2"),
         0xFE551AE3,  # bne a0, t0, .-12
         asm.wfi,
+        asm.j(-4),  # a stop may end a wfi, which then has done nothing
     )
     over = threading.Event()
 

@@ -150,6 +150,18 @@ def test_no_prompt_follows_the_command_that_ends_the_session(machine: Any, peer:
     assert peer.seen.endswith(b"(qemu) quit\n")
 
 
+def test_editing_session_may_be_ended_more_than_once_and_takes_its_prompt_away(
+    make_session: MakeSession, peer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = make_session(Style.TERMINAL)
+    peer.expect(b"(qemu) ")
+    for _ in range(3):
+        session.end()
+    session.close()
+    assert not caplog.records
+    assert peer.seen.count(b"(qemu) ") == 1
+
+
 def test_nothing_is_sent_before_the_monitor_is_shown(hmp: Hmp, machine: Any, peer: Any) -> None:
     session = Session(hmp, peer.port, Style.TERMINAL)
     peer.type(b"quit\r")

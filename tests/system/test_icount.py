@@ -15,7 +15,7 @@ GOAL = 5_000_000
 TYPED = "version\rcrc\rcount\rdirty 5 1\r"
 
 # What one run ends with: typed in, so that every machine and every Python must agree.
-EXPECTED = "aa93cf50d3f06ce5c898fb2e317fc2cd383a886b20cc7591fac2b7870886c48b"
+EXPECTED = "eae0ef83a2144cd70a5ba0cc7718642882c9fcea1393f09acc0ceac409949d8b"
 
 
 def toy() -> Machine:

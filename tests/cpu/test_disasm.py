@@ -1,0 +1,39 @@
+"""Guest code as text."""
+
+from __future__ import annotations
+
+from emulator.cpu.disasm import disassemble
+
+BASE = 0x8000_0000
+
+
+def texts(code: str, xlen: int = 64) -> list[tuple[int, str, str]]:
+    shown = disassemble(bytes.fromhex(code), BASE, xlen)
+    return [(address - BASE, raw.hex(), " ".join(text.split())) for address, raw, text in shown]
+
+
+def test_both_lengths_are_told_apart() -> None:
+    assert texts("13051500 0505 73000000") == [
+        (0, "13051500", "addi a0, a0, 1"),
+        (4, "0505", "c.addi a0, 1"),
+        (6, "73000000", "ecall"),
+    ]
+
+
+def test_what_is_no_instruction_is_shown_by_halves_and_nothing_is_lost() -> None:
+    assert texts("ffffffff 0000 82 80") == [
+        (0, "ffff", ".half 0xffff"),
+        (2, "ffff", ".half 0xffff"),
+        (4, "0000", "c.unimp"),
+        (6, "8280", "c.jr ra"),
+    ]
+
+
+def test_an_instruction_that_is_cut_off_is_left_out() -> None:
+    assert texts("0505 1305") == [(0, "0505", "c.addi a0, 1")]
+    assert texts("05") == []
+
+
+def test_the_same_bytes_are_other_instructions_on_rv32() -> None:
+    assert texts("2861")[0][2].split()[0] == "c.ld"
+    assert texts("2861", xlen=32)[0][2].split()[0] == "c.flw"
