@@ -88,10 +88,3 @@ def test_page_tables_in_a_device_map_nothing(guest, asm, capfd) -> None:
     )
     assert (guest["mcause"], guest["mepc"], guest["mtval"]) == (12, RAM, RAM)
     assert capfd.readouterr().err == ""
-
-
-def test_setting_a_rounding_mode_tells_the_operating_system_that_there_is_something_to_save(guest, asm) -> None:
-    fsrmi_0 = 0x0020_5073
-    guest.run(asm.li("t1", 1 << 13), asm.csrw("mstatus", "t1"), fsrmi_0, asm.csrr("a0", "mstatus"))
-    assert guest["a0"] >> 63 == 1
-    assert guest["a0"] >> 13 & 3 == 3

@@ -547,6 +547,7 @@ static void registers(void)
     SET("satp", 0x180, 8UL << 60 | 0xffffUL << 44 | 1);
     SET("satp", 0x180, 9UL << 60 | 1);
     SET("satp", 0x180, 7UL << 60 | 1);
+    SET("satp", 0x180, 10UL << 60 | 1);
     SET("fcsr", 0x003, -1UL);
     SET("pmpaddr1", 0x3b1, -1UL);
     SET("pmpcfg2", 0x3a2, 0x60);
