@@ -36,32 +36,27 @@ class Serial(Condition):
         serial = machine.serial
         if not serial.records:
             raise ConfigError("what the guest sends goes to the port that the machine was given: watch it there")
-
-        def found() -> bool:
-            end = serial.find(self.pattern, max(serial.searched, looked_to[0]))
-            looked_to[0] = max(serial.sent - len(self.pattern), 0)
-            if end is None:
-                return False
-            serial.searched = end
-            met()
-            return True
-
-        looked_to = [0]
-
-        def look() -> None:
-            found()
-
-        if found():
-            self._look = None
-            return True
-        self._look = look
-        serial.watch(look)
-        return False
+        self._serial, self._met = serial, met
+        self._looked_to = serial.searched
+        serial.watch(self._look)
+        return self._found()
 
     def end(self, machine: Machine) -> None:
         """See Condition.end."""
-        if self._look is not None:
-            machine.serial.unwatch(self._look)
+        machine.serial.unwatch(self._look)
+
+    def _look(self) -> None:
+        self._found()
+
+    def _found(self) -> bool:
+        end = self._serial.find(self.pattern, max(self._serial.searched, self._looked_to))
+        # What may still be the beginning of the pattern is looked at again.
+        self._looked_to = max(self._serial.sent - len(self.pattern), 0)
+        if end is None:
+            return False
+        self._serial.searched = end
+        self._met()
+        return True
 
 
 class Elapsed(Condition):

@@ -514,7 +514,7 @@ class Machine:
             return (self._vcpu.instructions << self.icount.shift) + self._idle_ns if self._board else 0
         if self._clock_started is None:
             return self._clock_base
-        return time.monotonic_ns() + self._clock_base - self._clock_started
+        return time.monotonic_ns() + self._clock_offset
 
     def _cycles(self) -> int:
         """Cycles and retired instructions: counted ones, or virtual time at 1 GHz."""

@@ -278,13 +278,6 @@ class Engine:
         # Writing SSIP with its own value makes the translator look at all of mip again.
         self._library.riscv_csrrw_debug(env.address, CSR_MIP, None, mip, MIP_SSIP)
 
-    def read_csr(self, csr: int) -> int:
-        """A CSR as machine mode would read it; EngineError if the hart does not have it."""
-        value = ctypes.c_uint64()
-        if self._library.riscv_csrrw_debug(self.env.address, csr, ctypes.byref(value), 0, 0):
-            raise EngineError(f"the hart has no CSR 0x{csr:03x}")
-        return value.value
-
     def trace_blocks(self, seen: Callable[[int, int], None]) -> None:
         """Call `seen(pc, size)` before each block runs."""
         self._hook(uc.HOOK_BLOCK, uc.BlockCallback, lambda _uc, address, size, _data: seen(address, size))

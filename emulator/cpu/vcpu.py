@@ -145,7 +145,7 @@ class Vcpu:
 
     def load(self, address: int, size: int) -> int | None:
         """A load from a device page; None where the chip does not answer."""
-        target = self._target(address, size)
+        target = self._target(self._mapping(address), address, size)
         if target is None:
             return None
         region, offset = target
@@ -156,11 +156,11 @@ class Vcpu:
 
     def store(self, address: int, size: int, value: int) -> bool:
         """A store to a device page or to ROM, which ignores it; False where nothing answers."""
-        mapping = self._pages.get(address >> 12) or self._find(address)
+        mapping = self._mapping(address)
         is_memory = mapping is not None and mapping.base in self._read_only
         if is_memory and decode.is_amo(self._instruction()):
             return False  # the engine would do it to the memory
-        target = self._target(address, size)
+        target = self._target(mapping, address, size)
         if target is not None:
             region, offset = target
             if self._trace_mmio:
@@ -267,9 +267,12 @@ class Vcpu:
             if first < mapped_to:
                 self.engine.map_devices(first, mapped_to - first)
 
-    def _target(self, address: int, size: int) -> tuple[MmioRegion, int] | None:
-        """The region that takes this access and the offset in it, if any does."""
-        mapping = self._pages.get(address >> 12) or self._find(address)
+    def _mapping(self, address: int) -> Mapping | None:
+        return self._pages.get(address >> 12) or self._find(address)
+
+    @staticmethod
+    def _target(mapping: Mapping | None, address: int, size: int) -> tuple[MmioRegion, int] | None:
+        """The region of `mapping` that takes this access and the offset in it, if it does."""
         if mapping is None or isinstance(mapping.target, RamBlock):
             return None
         offset = address - mapping.base
