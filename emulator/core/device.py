@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from emulator.core.bus import MmioRegion
@@ -18,12 +19,22 @@ class Device:
     kind: ClassVar[str]
     """QEMU's type name for the device, such as `serial-mm`."""
 
+    vmstate: ClassVar[Mapping[str, Any]] = {}
+    """The sections that the device has in a stream: a VMStateDescription of `state` for each section name."""
+
     state: Any
     regions: tuple[MmioRegion, ...] = ()
 
+    def fresh(self) -> Any:
+        """A state as after power-on, sized for this device's wiring: what a stream is loaded into."""
+        return type(self.state)()
+
+    def check(self, state: Any) -> None:
+        """Refuse, by a StreamError, a loaded state that this very device cannot have; nothing has changed yet."""
+
     def reset(self) -> None:
         """Put the chip into the state after reset."""
-        self.adopt(type(self.state)())
+        self.adopt(self.fresh())
 
     def adopt(self, state: Any) -> None:
         """Take over a complete state, after reset or from a stream; lines and timers follow it, without an edge."""

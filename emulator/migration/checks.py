@@ -82,11 +82,24 @@ def _check_attributes(description: VMStateDescription) -> None:
             _require(field.description.state_class, PARENT)
             for path in field.covers:
                 _require(description.state_class, path)
+            _check_inline(description, field)
     described = _described(description)
     for path in description.derived:
         _require(description.state_class, path)
         if path in described:
             raise _Contradiction(f"{path} is described and yet marked derived")
+
+
+def _check_inline(description: VMStateDescription, field: WithTmp) -> None:
+    """Raise if the fields of a temporary cannot be described as if they were the parent's."""
+    if not field.inline:
+        return
+    if field.description.subsections:
+        raise _Contradiction(f"{field.description.name} is inline and has subsections")
+    names = {other.wire_name for other in description.fields}
+    for part in field.description.fields:
+        if part.wire_name in names:
+            raise _Contradiction(f"{part.wire_name} is described twice, once in {field.description.name}")
 
 
 def _check_duplicates(description: VMStateDescription) -> None:
@@ -116,8 +129,8 @@ def _check_counters(description: VMStateDescription) -> None:
 def _check_subsections(description: VMStateDescription) -> None:
     names = [subsection.name for subsection in description.subsections]
     for subsection in description.subsections:
-        if not subsection.name.startswith(description.name + "/"):
-            raise _Contradiction(f"subsection {subsection.name} is not named {description.name}/...")
+        if not subsection.name.startswith(description.name) or subsection.name == description.name:
+            raise _Contradiction(f"subsection {subsection.name} is not named {description.name}...")
         if names.count(subsection.name) > 1:
             raise _Contradiction(f"subsection {subsection.name} is there twice")
         if subsection.state_class is not description.state_class:
@@ -176,13 +189,11 @@ def _described_through_tmp(field: WithTmp) -> set[str]:
 
 
 def _nested(description: VMStateDescription) -> list[tuple[str, VMStateDescription]]:
-    """The descriptions of structs in the state, and where they are."""
-    found = [
-        (attribute.path, nested)
-        for field in description.fields
-        for attribute, nested in itertools.product(field.attributes, field.descriptions)
-        if attribute.path != PARENT
-    ]
+    """The descriptions of structs in the state, and where they are; those of a temporary's parent are its own."""
+    found: list[tuple[str, VMStateDescription]] = []
+    for field in description.fields:
+        for attribute, nested in itertools.product(field.attributes, field.descriptions):
+            found += _nested(nested) if attribute.path == PARENT else [(attribute.path, nested)]
     for subsection in description.subsections:
         found += _nested(subsection)
     return found

@@ -3,7 +3,7 @@
 The layout is QEMU 7.2's: fields in their order, then subsections, each of them byte 05, u8 length and name, u32
 version, its fields and its own subsections. Hooks come in QEMU's order: `pre_save`, fields, subsections, `post_save`;
 `pre_load`, fields, subsections, `post_load`. A hook that is not given is the state class's method of that name, if it
-has one.
+has one; subsections, which share their parent's state, call only what is given to them.
 
 Loading fills a fresh state and never touches any other; the caller adopts it when the whole stream has proven good.
 """
@@ -48,11 +48,11 @@ class MigrationPriority(enum.IntEnum):
 class VMStateDescription(Info):
     """The state of a device, of a struct in it, or of a subsection.
 
-    `name` is the section's, struct's or (with its parent's name and a slash in front) the subsection's. `state_class`
-    is the dataclass described; subsections describe their parent's. Versions from `minimum_version_id` to `version_id`
-    can be loaded; `version_id` is saved. A subsection is saved if `needed` says so, or has no `needed`. `derived` names
-    the attributes that no field describes because they follow from others or from the wiring. `priority`,
-    `early_setup` and `unmigratable` are for the code that saves whole machines.
+    `name` is the section's, struct's or (with its parent's name and by custom a slash in front) the subsection's.
+    `state_class` is the dataclass described; subsections describe their parent's. Versions from `minimum_version_id` to
+    `version_id` can be loaded; `version_id` is saved. A subsection is saved if `needed` says so, or has no `needed`.
+    `derived` names the attributes that no field describes because they follow from others or from the wiring.
+    `priority`, `early_setup` and `unmigratable` are for the code that saves whole machines.
 
     Raises DescriptionError if it contradicts itself or the state class.
     """
@@ -86,6 +86,7 @@ class VMStateDescription(Info):
         self.early_setup = early_setup
         self.unmigratable = unmigratable
         self.needed = needed
+        self._given_hooks = (pre_load, post_load, pre_save, post_save)
         self.pre_load = pre_load or getattr(state_class, "pre_load", None)
         self.post_load = post_load or getattr(state_class, "post_load", None)
         self.pre_save = pre_save or getattr(state_class, "pre_save", None)
@@ -94,6 +95,8 @@ class VMStateDescription(Info):
         self.subsections = subsections
         self.derived = derived
         check_description(self)
+        for subsection in subsections:
+            subsection._leave_methods_to_parent()
         self.compresses = not subsections and all(field.compresses for field in fields)
         self._subsections = {subsection.name: subsection for subsection in subsections}
         self._steps: dict[int, list[Field | Run]] = {}
@@ -181,6 +184,10 @@ class VMStateDescription(Info):
     def get(self, reader: Reader, current: Any) -> Any:
         """Read a struct inside another state into `current` (None: a new one); raises StreamError."""
         return self.load_struct(reader, current, self.version_id)
+
+    def _leave_methods_to_parent(self) -> None:
+        """Become a subsection: the state's own hooks are called once, by the description that has this one."""
+        self.pre_load, self.post_load, self.pre_save, self.post_save = self._given_hooks
 
     def _steps_of(self, version_id: int) -> list[Field | Run]:
         steps = self._steps.get(version_id)
@@ -271,7 +278,8 @@ class VMStateDescription(Info):
             return ""
         length = reader.peek(1) or 0
         name = reader.peek_bytes(2, length).decode("latin-1")
-        return name if len(name) == length and name.startswith(self.name + "/") else ""
+        is_one = name in self._subsections or name.startswith(self.name + "/")
+        return name if is_one and len(name) == length else ""
 
 
 def _unique_names(fields: tuple[Field, ...]) -> tuple[str, ...]:

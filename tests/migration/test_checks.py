@@ -56,6 +56,8 @@ def yes(_state: State, _version_id: int) -> bool:
 
 INNER = VMStateDescription("inner", Inner, version_id=2, minimum_version_id=1, fields=(UInt8("a"),), derived=("b",))
 TMP = VMStateDescription("tmp", Tmp, fields=(UInt8("n"),))
+CLASH = VMStateDescription("tmp", Tmp, fields=(UInt8("n", wire_name="x"),))
+SPLIT = VMStateDescription("tmp", Tmp, subsections=(VMStateDescription("tmp/n", Tmp, fields=(UInt8("n"),)),))
 NO_TMP = VMStateDescription("tmp", Inner, derived=("a", "b"))
 BUILDS: list[tuple[str, dict[str, Any]]] = [
     ("a name has 1 to 255 ASCII characters", {"name": ""}),
@@ -84,9 +86,12 @@ BUILDS: list[tuple[str, dict[str, Any]]] = [
     ("Inner has no attribute parent", {"fields": (WithTmp(NO_TMP),)}),
     ("State has no attribute z", {"fields": (WithTmp(TMP, covers=("z",)),)}),
     (
-        "subsection other/a is not named dev/...",
+        "subsection other/a is not named dev...",
         {"subsections": (VMStateDescription("other/a", State),)},
     ),
+    ("subsection dev is not named dev...", {"subsections": (VMStateDescription("dev", State),)}),
+    ("x is described twice, once in tmp", {"fields": (UInt8("x"), WithTmp(CLASH, inline=True))}),
+    ("tmp is inline and has subsections", {"fields": (WithTmp(SPLIT, inline=True),)}),
     ("subsection dev/a is there twice", {"subsections": (VMStateDescription("dev/a", State),) * 2}),
     ("subsection dev/a describes Inner", {"subsections": (VMStateDescription("dev/a", Inner),)}),
 ]

@@ -185,6 +185,19 @@ def test_value_out_of_range_is_refused(kind: Field, data: str, refused: Any) -> 
     assert (in_run.section, in_run.path, in_run.offset) == ("dev", "x", 4)
 
 
+def test_bits_that_a_register_does_not_have_are_refused(save: Any, load: Any, refused: Any) -> None:
+    description = describe(UInt8("x", bits=0xC9))
+    assert load(description, save(description, State(0xC9))).x == 0xC9
+    error = refused(description, b"\x02")
+    assert str(error) == "dev x at byte 0x0: expected no bits but 0xc9, got 0x2"
+    error = refused(describe(Array("x", UInt16.within(3), 2)), bytes.fromhex("0003 0004"), State([0, 0]))
+    assert str(error) == "dev x[1] at byte 0x2: expected no bits but 0x3, got 0x4"
+    with pytest.raises(StateError, match="expected no bits but 0xc9, got 0xff"):
+        description.save(State(0xFF), Writer())
+    with pytest.raises(ValueError, match="limit or bits, not both"):
+        UInt8("x", limit=4, bits=3)
+
+
 def test_limit_is_the_first_value_past_the_range(save: Any, load: Any) -> None:
     description = describe(UInt8("x", limit=16))
     assert load(description, save(description, State(15))).x == 15

@@ -207,6 +207,13 @@ def test_versioned_structs_and_temporaries_are_described_in_place() -> None:
     ]
 
 
+def test_inline_temporaries_are_described_as_if_their_fields_were_the_parents() -> None:
+    tmp = VMStateDescription("dev/tmp", Tmp, fields=(UInt8("offset"), UInt16("parent.n", wire_name="n")))
+    fields, data = fields_of(State(n=7), WithTmp(tmp, inline=True))
+    assert fields == [{"name": "offset", "type": "uint8", "size": 1}, {"name": "n", "type": "uint16", "size": 2}]
+    assert data == b"\x05\0\7"
+
+
 def test_queues_are_described_by_their_last_element() -> None:
     entries, _ = fields_of(State([Entry(), Entry()]), QTailQ("x", ENTRY, maximum=2))
     assert entries == [{"name": "x", "type": "qtailq", **ENTRY_JSON, "size": 21}]

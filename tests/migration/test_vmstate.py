@@ -281,6 +281,22 @@ def test_methods_of_the_state_are_hooks_and_may_refuse(refused: Any) -> None:
     assert unchecked.load(Reader(b"\4")).a == 4
 
 
+def test_subsections_leave_the_states_methods_to_their_parent(save: Any) -> None:
+    late = VMStateDescription("dev/a", Methodical, version_id=1, minimum_version_id=1, fields=(UInt8("a"),))
+    description = VMStateDescription("dev", Methodical, version_id=3, subsections=(late,))
+    assert description.load(Reader(save(description, Methodical(3)))).a == 3
+    with pytest.raises(FieldRangeError, match="expected 0 to 3, got 4"):
+        description.load(Reader(save(description, Methodical(4))))
+
+
+def test_a_subsections_name_need_not_have_a_slash(save: Any) -> None:
+    late = VMStateDescription("dev_late", State, version_id=1, fields=(UInt8("b"),))
+    description = VMStateDescription("dev", State, fields=(UInt8("a"),), subsections=(late,))
+    data = save(description, State(1, 2))
+    assert data == b"\1\5\x08dev_late\0\0\0\1\2"
+    assert description.load(Reader(data)) == State(1, 2)
+
+
 # The heading
 
 

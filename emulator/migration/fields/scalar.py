@@ -1,7 +1,7 @@
 """Numbers, truth values and timers: what one `struct` code can hold.
 
-A scalar may have a `limit`, the first value past its range: for indexes, offsets and counts, which no stream may set
-beyond it. Without one, all values of its width are allowed.
+An integer may have a `limit`, the first value past its range, for indexes, offsets and counts; or `bits`, a mask of
+those that can be set, for registers. No stream gets past either. Without, all values of its width are allowed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Scalar(Info):
     """A value of fixed size with a `struct` code.
 
     `decode` turns what came from the wire into the state's value or raises FieldRangeError; `encode` is its inverse and
-    raises StateError. Without them the two are the same.
+    raises StateError. Without them the two are the same. `excess` is a value that they refuse, if the type has others.
     """
 
     def __init__(
@@ -31,11 +31,13 @@ class Scalar(Info):
         *,
         decode: Callable[[Any], Any] | None = None,
         encode: Callable[[Any], Any] | None = None,
+        excess: int | None = None,
     ) -> None:
         self.type_name = type_name
         self.code = code
         self.decode = decode
         self.encode = encode
+        self.excess = excess
         self.layout = struct.Struct(">" + code)
 
     def below(self, limit: int) -> Scalar:
@@ -51,7 +53,22 @@ class Scalar(Info):
                 raise StateError(f"0 to {limit - 1}", value)
             return value
 
-        return Scalar(self.type_name, self.code, decode=decode, encode=encode)
+        return Scalar(self.type_name, self.code, decode=decode, encode=encode, excess=limit)
+
+    def within(self, bits: int) -> Scalar:
+        """The same on the wire, but only with the bits set that `bits` has."""
+
+        def decode(value: int) -> int:
+            if value & ~bits:
+                raise FieldRangeError("", hex(value), f"no bits but 0x{bits:x}")
+            return value
+
+        def encode(value: int) -> int:
+            if value & ~bits:
+                raise StateError(f"no bits but 0x{bits:x}", hex(value))
+            return value
+
+        return Scalar(self.type_name, self.code, decode=decode, encode=encode, excess=bits + 1 & ~bits)
 
     def put(self, writer: Writer, value: Any, _entry: Entry | None = None) -> None:
         """Append one value."""
@@ -174,23 +191,34 @@ class ScalarField(Single):
 
 
 class IntegerField(ScalarField):
-    """A field of one integer, with `limit` if the state has no use for all values of its width."""
+    """A field of one integer, with `limit` or `bits` if the state has no use for all values of its width."""
 
-    def __init__(self, name: str, *, limit: int | None = None, **options: Unpack[FieldOptions]) -> None:
+    def __init__(
+        self, name: str, *, limit: int | None = None, bits: int | None = None, **options: Unpack[FieldOptions]
+    ) -> None:
         super().__init__(name, **options)
+        if limit is not None and bits is not None:
+            raise ValueError("limit or bits, not both")
         if limit is not None:
-            self.info = type(self).info.below(limit)
+            self.info = self.below(limit)
+        elif bits is not None:
+            self.info = self.within(bits)
 
     @classmethod
     def below(cls, limit: int) -> Scalar:
         """The element of an array whose every value is to be 0 to `limit` - 1."""
         return cls.info.below(limit)
 
+    @classmethod
+    def within(cls, bits: int) -> Scalar:
+        """The element of an array whose every value is to have no bits set but these."""
+        return cls.info.within(bits)
+
 
 class Bool(ScalarField):
     """A truth value in one byte, 0 or 1."""
 
-    info = Scalar("bool", "B", decode=_decode_bool, encode=bool)
+    info = Scalar("bool", "B", decode=_decode_bool, encode=bool, excess=2)
 
 
 class Int8(IntegerField):
@@ -250,7 +278,7 @@ class Float64(ScalarField):
 class Timer(ScalarField):
     """A deadline in ns of virtual time, None in the state and -1 on the wire while the timer is not armed."""
 
-    info = Scalar("timer", "q", decode=_decode_timer, encode=_encode_timer)
+    info = Scalar("timer", "q", decode=_decode_timer, encode=_encode_timer, excess=TIMER_NOT_ARMED - 1)
 
 
 class _EqualField(Single):

@@ -56,16 +56,30 @@ class WithTmp(Field):
     The description's state class is the temporary's. It is made with `parent`, the state object; its `pre_save`
     computes its other attributes from the parent, its `post_load` puts them to rights there and checks them. `covers`
     names the parent's attributes that are saved in this way.
+
+    The stream's own description shows a struct `tmp`, as QEMU's does for its macro. With `inline` it shows the
+    temporary's fields as if they were the parent's: for a reference of ours where QEMU has a plain field.
     """
 
     type_name = "tmp"
 
     def __init__(
-        self, description: VMStateDescription, *, covers: tuple[str, ...] = (), **options: Unpack[FieldOptions]
+        self,
+        description: VMStateDescription,
+        *,
+        covers: tuple[str, ...] = (),
+        inline: bool = False,
+        **options: Unpack[FieldOptions],
     ) -> None:
-        super().__init__("tmp", **options)
+        super().__init__("" if inline else "tmp", **options)
         self.description = description
         self.covers = covers
+        self.inline = inline
+
+    @property
+    def compresses(self) -> bool:
+        """Whether an array of structs with this field may be described by its first element."""
+        return self.field_exists is None and (not self.inline or self.description.compresses)
 
     def save(self, state: Any, writer: Writer) -> None:
         """Make the temporary and append its fields."""
@@ -74,6 +88,15 @@ class WithTmp(Field):
     def load(self, state: Any, reader: Reader) -> None:
         """Read the temporary's fields; its `post_load` changes the state."""
         self.description.load_struct(reader, self.description.state_class(parent=state), self.description.version_id)
+
+    def save_described(self, state: Any, writer: Writer, name: str) -> list[Entry]:
+        """Append the temporary's fields, described each for itself if they are inline."""
+        if not self.inline:
+            return super().save_described(state, writer, name)
+        vmdesc: Entry = {}
+        self._save_into(state, writer, vmdesc)
+        entries: list[Entry] = vmdesc["fields"]
+        return entries
 
     def _save_into(self, state: Any, writer: Writer, entry: Entry) -> None:
         self.description.save(self.description.state_class(parent=state), writer, vmdesc=entry)
