@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emulator.conditions import Condition, Elapsed, Instructions, Serial
     from emulator.core.errors import EmulatorError
-    from emulator.machine import Icount, Machine
+    from emulator.machine import Machine
     from emulator.runstate import RunState
+    from emulator.timekeeper import Icount
 
 __all__ = ["Condition", "Elapsed", "EmulatorError", "Icount", "Instructions", "Machine", "RunState", "Serial"]
 
@@ -20,7 +21,7 @@ _HOMES = {
     "Condition": "conditions",
     "Elapsed": "conditions",
     "EmulatorError": "core.errors",
-    "Icount": "machine",
+    "Icount": "timekeeper",
     "Instructions": "conditions",
     "Machine": "machine",
     "RunState": "runstate",

@@ -195,7 +195,8 @@ def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, 
     """Build the machine, open its console, let it run to its end; returns its exit status."""
     from emulator.console import Console
     from emulator.core.charport import CharPort
-    from emulator.machine import Icount, Machine
+    from emulator.machine import Machine
+    from emulator.timekeeper import Icount
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)

@@ -11,20 +11,20 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from emulator.boards.config import BoardConfig
 from emulator.boards.virt import Requests, VirtBoard
 from emulator.conditions import Condition
 from emulator.core.bus import AddressMap
 from emulator.core.charport import CharPort
-from emulator.core.clock import NS_PER_SECOND, VirtualClock
+from emulator.core.clock import NS_PER_SECOND
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
@@ -33,6 +33,11 @@ from emulator.kicker import Kicker
 from emulator.runstate import RunState
 from emulator.serial import SerialConsole
 from emulator.sizes import parse_size
+from emulator.timekeeper import Icount, Timekeeper
+
+if TYPE_CHECKING:  # what saves and loads is imported when it is needed
+    from emulator.migration.savevm import Loaded, Subject
+    from emulator.migration.snapshots import SnapshotDirectory
 
 T = TypeVar("T")
 
@@ -44,27 +49,13 @@ DETERMINISTIC_WALL_NS = 1_000_000_000 * NS_PER_SECOND
 """Wall-clock time at power-on when instructions are counted: 2001-09-09 01:46:40 UTC."""
 
 
-@dataclass(frozen=True, slots=True)
-class Icount:
-    """Count instructions: the virtual clock is their number times 2**`shift` ns, and every run is the same.
-
-    While the guest waits in `wfi` the clock jumps to the next deadline; with `sleep` the host waits as long.
-    """
-
-    shift: int
-    sleep: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shift <= 10:
-            raise ConfigError(f"icount: shift {self.shift} is not between 0 and 10")
-
-
 class Machine:
     """A whole computer.
 
     `ram` is a size such as `"128M"`, or bytes. `kernel`, `bios`, `initrd` and `dtb` are files; `bios` may be `"none"`
     (start the kernel in machine mode) or `"default"` (OpenSBI). `port` is where the first UART's characters go; without
-    one, `serial` keeps them for the program. `icount` is a shift or an `Icount`.
+    one, `serial` keeps them for the program. `icount` is a shift or an `Icount`. `snapshots` is the directory of named
+    snapshots.
 
     The board is built on first use, when every option has been given: errors in them are raised there.
 
@@ -91,6 +82,7 @@ class Machine:
         reboot: bool = True,
         force_legacy_virtio: bool = True,
         port: CharPort | None = None,
+        snapshots: str | Path | None = None,
     ) -> None:
         if machine not in BOARDS:
             raise ConfigError(f"unsupported machine type '{machine}': use one of {', '.join(BOARDS)}")
@@ -101,7 +93,8 @@ class Machine:
         self.name = machine
         self.icount = Icount(icount) if isinstance(icount, int) else icount
         self.serial = SerialConsole(port)
-        self.clock = VirtualClock(self._now)
+        self._time = Timekeeper(self.icount)
+        self.clock = self._time.clock
         self.exit_status: int | None = None
         """What the guest or `quit` ended the machine with; None while it has not ended."""
         self.config = BoardConfig(
@@ -119,6 +112,7 @@ class Machine:
         self.on_stopping: Callable[[bool], None] = lambda _stopping: None
         """Called with True before `stop` waits for the machine's thread, with False after: let go of it."""
         self._reboot = reboot
+        self._snapshots = _path(snapshots)
         self._status = RunState.PRELAUNCH
         self._board: VirtBoard | None = None
         self._failure: BaseException | None = None
@@ -127,9 +121,6 @@ class Machine:
         self._ended = threading.Event()
         self._closing = False
         self._reset_wanted = False
-        self._clock_base = 0
-        self._clock_started: int | None = None
-        self._idle_ns = 0
         self._condition_met = threading.Event()
         self._waiting = threading.Lock()
         self._building = threading.RLock()
@@ -159,8 +150,10 @@ class Machine:
             requests = Requests(self._guest_exit, self._guest_reset)
             board = VirtBoard(self.config, self.clock, self.serial.port, requests)
             undo.callback(board.close)
-            self._vcpu = Vcpu(board.bus, time=board.mtime, cycles=self._cycles, counting=self.icount is not None)
-            undo.callback(self._vcpu.close)
+            self._vcpu = vcpu = Vcpu(board.bus, time=board.mtime, cycles=self._cycles, counting=self.icount is not None)
+            undo.callback(vcpu.close)
+            self._time.connect(lambda: vcpu.instructions, vcpu.count_from, lambda: vcpu.halted)
+            undo.callback(self._time.disconnect)
             self._board = board
             undo.callback(setattr, self, "_board", None)
             for line, bit in self._lines():
@@ -363,6 +356,97 @@ class Machine:
         self._calls.append(function)
         self._kick()
 
+    # Saving and going back
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole machine to a stream file, as QEMU's `migrate` to a file does; a running guest goes on.
+
+        The file at `path` is replaced when the new one is complete. Raises FileError.
+        """
+        from emulator.migration import files, savevm
+
+        def write() -> None:
+            with self._held() as subject, files.replacing(Path(path)) as file:
+                savevm.save(subject, file.write)
+
+        self.call(write)
+
+    def load(self, path: str | Path) -> None:
+        """Become the machine in a stream file or a snapshot file; a running guest goes on from there, a stopped one
+        stays stopped, and one that has ended is stopped.
+
+        Raises FileError or StreamError, and then nothing has changed.
+        """
+        from emulator.migration import files, savevm
+
+        def read() -> None:
+            with ExitStack() as stack:
+                subject = stack.enter_context(self._held())
+                data, fd = stack.enter_context(files.mapped(Path(path)))
+                self._adopt(stack.enter_context(savevm.load(subject, data, fd)), subject)
+
+        self.call(read)
+
+    @property
+    def snapshots(self) -> SnapshotDirectory:
+        """The directory of the machine's named snapshots, whose names and dates it lists."""
+        from emulator.migration.snapshots import SnapshotDirectory, default_directory
+
+        return SnapshotDirectory(self._snapshots or default_directory(self.name))
+
+    def savevm(self, tag: str | None = None) -> str:
+        """Save the machine as the snapshot `tag`, by default named after the time; returns the name.
+
+        Raises SnapshotError or FileError; a snapshot of that name is then still the old one.
+        """
+        from emulator.migration.snapshots import timestamp_tag
+
+        name = tag or timestamp_tag()
+
+        def write() -> None:
+            icount = self._vcpu.instructions if self.icount else None
+            with self._held() as subject:
+                self.snapshots.save(name, subject, virtual_clock=self.clock.now(), icount=icount)
+
+        self.call(write)
+        return name
+
+    def loadvm(self, tag: str) -> None:
+        """Go back to the snapshot `tag`; otherwise as `load`."""
+
+        def read() -> None:
+            with self._held() as subject, self.snapshots.load(tag, subject) as loaded:
+                self._adopt(loaded, subject)
+
+        self.call(read)
+
+    @contextmanager
+    def _held(self) -> Iterator[Subject]:
+        """On the machine's thread: the guest stopped between two instructions, and its time with it."""
+        from emulator.machinestate import subject_of
+
+        if self._reset_wanted:
+            self._reset_now()
+        self._time.stop()
+        try:
+            yield subject_of(self.name, self._time, self._vcpu, self.board, self._status)
+        finally:
+            if self._status is RunState.RUNNING:
+                self._time.start()
+                self._schedule()
+
+    def _adopt(self, loaded: Loaded, subject: Subject) -> None:
+        """Take over a loaded machine; what drives the hart's interrupt lines has the last word on them."""
+        loaded.adopt(subject)
+        self.board.restore_software_interrupts(self._vcpu.env["mip"] & MSIP)
+        for line, bit in self._lines():
+            self._vcpu.set_line(bit, line.level)
+        if self._status.ended:
+            self._status = RunState.PAUSED
+            self.exit_status = None
+            self._ended.clear()
+        self.board.poll_input()
+
     # The machine's thread
 
     def _main(self) -> None:
@@ -398,8 +482,8 @@ class Machine:
         """Instructions until the next deadline; 0 (no end) when they are not counted."""
         if self.icount is None:
             return 0
-        deadline = self.clock.next_deadline()
-        budget = 1 << 30 if deadline is None else -(-(deadline - self._now()) >> self.icount.shift)
+        left = self._time.instructions_left()
+        budget = 1 << 30 if left is None else left
         if self._goal is not None:
             budget = min(budget, self._goal[0] - self._vcpu.instructions)
         return max(budget, 1)
@@ -408,12 +492,12 @@ class Machine:
         """Wait in `wfi` for the next deadline or for somebody to call."""
         deadline = self.clock.next_deadline()
         if self.icount is None:
-            self._sleep(None if deadline is None else deadline - self._now())
+            self._sleep(None if deadline is None else deadline - self.clock.now())
         elif deadline is None:
             self._sleep(None)
         else:
-            left = deadline - self._now()
-            self._idle_ns += left if not self.icount.sleep else min(self._sleep(left), left)
+            left = deadline - self.clock.now()
+            self._time.idle(left if not self.icount.sleep else min(self._sleep(left), left))
 
     def _sleep(self, ns: int | None) -> int:
         """Sleep for `ns` of host time, or until kicked; returns how long it took, at least `ns` if not kicked."""
@@ -436,10 +520,8 @@ class Machine:
             self._kicker.kick()
 
     def _schedule(self) -> None:
-        if self.icount is not None or self._clock_started is None:
-            return
-        deadline = self.clock.next_deadline()
-        self._kicker.schedule(None if deadline is None else (deadline - self._clock_offset) / NS_PER_SECOND)
+        if self.icount is None and self._status is RunState.RUNNING:
+            self._kicker.schedule(self._time.host_deadline())
 
     def _set_running(self) -> None:
         if self._status.ended or self._status is RunState.RUNNING:
@@ -447,12 +529,11 @@ class Machine:
                 self._met()
             return
         self._status = RunState.RUNNING
-        self._clock_started = time.monotonic_ns()
+        self._time.start()
         self._schedule()
 
     def _set_stopped(self, status: RunState) -> None:
-        self._clock_base = self._now() if self.icount is None else 0
-        self._clock_started = None
+        self._time.stop()
         self._status = status
 
     def _reset_now(self) -> None:
@@ -501,24 +582,9 @@ class Machine:
         if self._failure is not None:
             raise self._failure
 
-    # Time
-
-    @property
-    def _clock_offset(self) -> int:
-        """Virtual time minus host time, while the guest runs."""
-        assert self._clock_started is not None
-        return self._clock_base - self._clock_started
-
-    def _now(self) -> int:
-        if self.icount is not None:
-            return (self._vcpu.instructions << self.icount.shift) + self._idle_ns if self._board else 0
-        if self._clock_started is None:
-            return self._clock_base
-        return time.monotonic_ns() + self._clock_offset
-
     def _cycles(self) -> int:
         """Cycles and retired instructions: counted ones, or virtual time at 1 GHz."""
-        return self._vcpu.instructions if self.icount is not None else self._now()
+        return self._vcpu.instructions if self.icount is not None else self.clock.now()
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -18,11 +18,11 @@ PACKAGE = ROOT / "emulator"
 LAYERS = (
     (0, ("core", "version")),
     (1, ("migration",)),
-    (1, ("conditions", "kicker", "options", "runstate", "serial", "sizes")),
+    (1, ("conditions", "kicker", "options", "runstate", "serial", "sizes", "timekeeper")),
     (2, ("hw", "cpu")),
     (3, ("chardev",)),
     (4, ("boards",)),
-    (4, ("cpuview",)),
+    (4, ("cpuview", "machinestate")),
     (4, ("machine",)),
     (5, ("monitor",)),
     (5, ("console",)),
@@ -39,7 +39,9 @@ LIBRARIES = {
     "elftools": {"boards/images.py"},
     "fdt": {"boards/devicetree.py"},
     "prompt_toolkit": {"monitor/terminal.py"},
+    "numpy": {"migration/mappedfile.py", "migration/pages.py", "migration/ram.py"},
     "rich": {"demo.py"},
+    "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }
 """The only files that import each library. None imports Unicorn's binding: libunicorn.py loads its shared library."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from emulator.hw.goldfish_rtc import GoldfishRtc
 from emulator.hw.gpex import Gpex
 from emulator.hw.ns16550a import Ns16550a
 from emulator.hw.pflash_cfi01 import PflashCfi01
-from emulator.hw.riscv_aclint import RiscvAclintMtimer, RiscvAclintSwi
+from emulator.hw.riscv_aclint import RiscvAclintMtimer, RiscvAclintSwi, SwiState
 from emulator.hw.sifive_plic import SifivePlic
 from emulator.hw.sifive_test import SifiveTest
 from emulator.hw.virtio_mmio import VirtioMmio
@@ -111,6 +112,10 @@ class VirtBoard:
         """Let the UART take waiting input, as far as it has room."""
         self._uart.poll_input()
 
+    def restore_software_interrupts(self, *pending: int) -> None:
+        """After loading: each hart's MSIP, which streams carry in the hart's `mip` only; no edges."""
+        self._swi.adopt(SwiState([int(bool(bit)) for bit in pending]))
+
     def send_break(self) -> None:
         """Let the UART receive a break, as if somebody held the line."""
         self._uart.receive_break()
@@ -128,8 +133,8 @@ class VirtBoard:
             self.ram_blocks.pop().close()
 
     def _create_interrupt_controllers(self, clock: VirtualClock) -> None:
-        swi = RiscvAclintSwi([hart.msip for hart in self.lines])
-        self._attach("riscv.aclint.swi", swi, layout.CLINT.base)
+        self._swi = RiscvAclintSwi([hart.msip for hart in self.lines])
+        self._attach("riscv.aclint.swi", self._swi, layout.CLINT.base)
         mtip = [hart.mtip for hart in self.lines]
         self._mtimer = RiscvAclintMtimer(clock, mtip, timebase_hz=layout.TIMEBASE_HZ)
         self._attach("riscv.aclint.mtimer", self._mtimer, layout.CLINT.base + layout.ACLINT_MTIMER_OFFSET)
@@ -154,7 +159,7 @@ class VirtBoard:
         self._attach("gpex-pcihost", gpex, *(window.base for window in pcie))
         self._uart = Ns16550a(self._irq("serial", layout.UART0_IRQ), clock, port)
         self._attach("serial-mm", self._uart, layout.UART0.base)
-        rtc = GoldfishRtc(self._irq("rtc", layout.RTC_IRQ), clock, self._wall_ns)
+        rtc = GoldfishRtc(self._irq("rtc", layout.RTC_IRQ), clock, partial(self._wall_ns, clock))
         self._attach("goldfish_rtc", rtc, layout.RTC.base)
         for index, (window, image) in enumerate(zip(layout.FLASH_BANKS, config.pflash, strict=True)):
             self._create_flash(index, window, image)
@@ -184,8 +189,9 @@ class VirtBoard:
         self._plic.connect(source, line)
         return line
 
-    def _wall_ns(self) -> int:
-        return time.time_ns() if self.config.wall_base_ns is None else self.config.wall_base_ns
+    def _wall_ns(self, clock: VirtualClock) -> int:
+        base = self.config.wall_base_ns
+        return time.time_ns() if base is None else base + clock.now()
 
     def _write_images(self, *, blank: bool) -> None:
         self.bus.write_ram(layout.MROM.base, self.boot.mask_rom)

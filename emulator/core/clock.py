@@ -66,6 +66,10 @@ class VirtualClock:
         self._created += 1
         return Timer(self, name, callback, self._created)
 
+    def first(self) -> Timer | None:
+        """The timer that fires next, if any is armed."""
+        return self._armed[0][2] if self._armed else None
+
     def next_deadline(self) -> int | None:
         """The earliest deadline in ns, or None if no timer is armed."""
         return self._armed[0][0] if self._armed else None

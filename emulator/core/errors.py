@@ -19,6 +19,14 @@ class ImageError(EmulatorError):
     """An image or device tree file that cannot be loaded: missing, truncated, foreign, overlapping."""
 
 
+class FileError(EmulatorError):
+    """A stream or snapshot that cannot be written or opened: no room, no permission, no such file."""
+
+
+class SnapshotError(EmulatorError):
+    """A snapshot that is not there, has an impossible name, or is none."""
+
+
 class ChardevError(EmulatorError):
     """A character device that cannot be opened: a path, a port in use, an unknown kind."""
 

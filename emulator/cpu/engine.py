@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ from emulator.cpu.env import Env
 from emulator.cpu.internals import COUNT_MARK, UNTIL_MARK, Internals
 
 CSR_MIP = 0x344
+CSR_FFLAGS, CSR_FFLAGS_MASK = 0x001, 0x1F
 MIP_SSIP = 1 << 1
 MSTATUS_MPRV = 1 << 17
 STATUS_AT_RESET = {64: 2 << 34 | 2 << 32, 32: 0}
@@ -169,6 +170,26 @@ class Engine:
         """All registers as after power-on."""
         self.env.restore(self._reset_registers)
         self.set_interrupts(0, self.env["mip"])
+        self._flips.clear()
+        self._set_tlb(virtual=not self.counting)
+        self.flush()
+
+    @property
+    def fflags(self) -> int:
+        """The floating-point exceptions that have happened, by the bits of the CSR."""
+        value = ctypes.c_uint64()
+        self._library.riscv_csrrw_debug(self.env.address, CSR_FFLAGS, ctypes.byref(value), 0, 0)
+        return value.value
+
+    def adopt(self, registers: Mapping[str, int], *, mip: int, fflags: int) -> None:
+        """Take over these registers; memory may have changed as well."""
+        env = self.env
+        # The flags live in the translator's own form, and a write marks the floating-point registers dirty.
+        self._library.riscv_csrrw_debug(env.address, CSR_FFLAGS, None, fflags, CSR_FFLAGS_MASK)
+        for name, value in registers.items():
+            env[name] = value
+        self.set_interrupts(mip, ~mip)
+        pmp.update(env)
         self._flips.clear()
         self._set_tlb(virtual=not self.counting)
         self.flush()

@@ -18,6 +18,7 @@ from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.cpu import csrs, decode, mmu
 from emulator.cpu.engine import Access, Engine, Exit
 from emulator.cpu.env import F_NAMES, X_NAMES
+from emulator.cpu.state import CommonPart, RegisterPart
 from emulator.cpu.traps import ADDRESS_CAUSES, PRIV_M, PRIV_S, Cause, enter_trap
 
 MSIP, MTIP, SEIP, MEIP = 1 << 3, 1 << 7, 1 << 9, 1 << 11
@@ -76,6 +77,8 @@ class Vcpu:
         self._shown: set[int] = set()
         self.engine = Engine(self, xlen=xlen, counting=counting)
         self.env = self.engine.env
+        self.parts = CommonPart(self), RegisterPart(self)
+        """What the hart has in a stream."""
         self._map_all()
 
     # Running
@@ -120,6 +123,10 @@ class Vcpu:
     def instructions(self) -> int:
         """Instructions run since power-on, the one in progress included; counting mode only."""
         return self._retired + self.engine.progress
+
+    def count_from(self, instructions: int) -> None:
+        """Go on counting from there, as a machine that is restored does."""
+        self._retired = instructions
 
     def reset(self) -> None:
         """Registers as after power-on; interrupt lines must be driven again."""

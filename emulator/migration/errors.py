@@ -108,5 +108,21 @@ class ValidationError(StreamError):
     """A loaded state that its description's own test refuses."""
 
 
+class FramingError(StreamError):
+    """A stream that is not framed as one: no header, a section where none can be, a footer that does not fit."""
+
+
+class UnknownSectionError(StreamError):
+    """A section that this machine does not have, has already got, or has not got when the stream ends."""
+
+
+class RamError(StreamError):
+    """A record of RAM that does not fit the machine's: an unknown block, another size, an address outside."""
+
+
+class ChecksumError(StreamError):
+    """A file that is not as it was written."""
+
+
 class VmdescError(StreamError):
     """A JSON description that is malformed, or that the bytes do not follow."""

@@ -79,6 +79,10 @@ class Reader:
         begin = self._position + ahead
         return self._data[begin : begin + length].tobytes()
 
+    def rest(self) -> memoryview:
+        """Everything that has not been read yet, not copied; nothing is consumed."""
+        return self._data[self._position :]
+
     def _advance(self, length: int) -> int:
         begin = self._position
         if length > len(self._data) - begin:

@@ -1,0 +1,74 @@
+"""Who has state in a stream: sections by name and instance, in the order in which they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from emulator.migration.vmstate import VMStateDescription
+
+FIRST_SECTION_ID = 1
+"""Ids of a stream's sections are its own affair; 0 is left for RAM, which is not in this registry."""
+
+
+class Owner(Protocol):
+    """A part of the machine with state that a description covers: a device, the vCPU, the clock."""
+
+    @property
+    def vmstate(self) -> Mapping[str, VMStateDescription]:
+        """Its sections: a description of the state, or of a part of it, by the section's name."""
+
+    @property
+    def state(self) -> Any:
+        """The present state, complete."""
+
+    def fresh(self) -> Any:
+        """A state to load into, sized as this owner's wiring demands."""
+
+    def check(self, state: Any) -> None:
+        """Refuse, by a StreamError, a loaded state that this owner cannot have; nothing has changed yet."""
+
+    def adopt(self, state: Any) -> None:
+        """Take over a loaded and checked state; must not fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One section that a machine sends and expects."""
+
+    name: str
+    instance_id: int
+    section_id: int
+    description: VMStateDescription
+    owner: Owner
+
+    def __str__(self) -> str:
+        return self.name if not self.instance_id else f"{self.name}[{self.instance_id}]"
+
+
+class Registry:
+    """The sections of one machine; iterating gives them in sending order: by priority, then as registered."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self.owners: list[Owner] = []
+        """Everybody with state, in the order of registration, which is also that of adopting."""
+
+    def register(self, owner: Owner) -> None:
+        """Add an owner, if it has any section; a name that is there already gets the next instance id."""
+        if owner.vmstate:
+            self.owners.append(owner)
+        for name, description in owner.vmstate.items():
+            instance = sum(entry.name == name for entry in self._entries)
+            self._entries.append(Entry(name, instance, FIRST_SECTION_ID + len(self._entries), description, owner))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(sorted(self._entries, key=lambda entry: -entry.description.priority))
+
+    def find(self, name: str, instance_id: int) -> Entry | None:
+        """The section of that name and instance, if this machine has it."""
+        for entry in self._entries:
+            if (entry.name, entry.instance_id) == (name, instance_id):
+                return entry
+        return None

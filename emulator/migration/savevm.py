@@ -1,0 +1,333 @@
+"""A whole machine to bytes and back.
+
+A stream has its header and the machine's configuration, section `ram`, a section for each entry of the registry, and
+the description of itself. Loading goes through all of it before anything of the machine changes: RAM is collected in
+memory beside the machine's, each section's payload in a fresh state. What comes out, a `Loaded`, is then adopted as a
+whole, or closed.
+
+Sections may come in any order. Each that the machine has must come, and only once; there may be no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
+from emulator.migration import blocklist, mappedram, seal
+from emulator.migration.errors import (
+    ChecksumError,
+    FieldMismatchError,
+    StreamError,
+    UnknownSectionError,
+    VersionError,
+)
+from emulator.migration.format import (
+    Configuration,
+    Heading,
+    Mark,
+    SectionReader,
+    find_description,
+    get_description,
+    get_footer,
+    get_header,
+    put_end,
+    put_footer,
+    put_header,
+    put_heading,
+)
+from emulator.migration.registry import Entry, Owner, Registry
+from emulator.migration.vmdesc import save_section, to_json
+from emulator.migration.wire import Reader, Writer
+
+Write = Callable[[bytes | bytearray | memoryview], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is saved or loaded: a machine as streams see it."""
+
+    machine: str
+    """The machine type in a stream's configuration."""
+    registry: Registry
+    blocks: Sequence[RamBlock]
+
+
+def save(subject: Subject, write: Write) -> None:
+    """Write the stream of a stopped machine piece by piece; raises StateError, or whatever `write` raises."""
+    from emulator.migration.ram import write_pages  # NumPy takes long to import, and loading a mapped file needs none
+
+    blocks = blocklist.in_sending_order(subject.blocks)
+    writer = Writer()
+    put_header(writer, Configuration.of(subject.machine))
+    _put_ram(writer, Mark.START)
+    blocklist.put_block_list(writer, blocks)
+    _end_ram(writer)
+    _put_ram(writer, Mark.PART)
+    write(writer.data)
+    for block in blocks:
+        write_pages(block, write)
+    writer = Writer()
+    _end_ram(writer)
+    _put_ram(writer, Mark.END)
+    _end_ram(writer)
+    put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
+    write(writer.data)
+
+
+def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
+    """Write a stopped machine to an empty file in the mapped layout, which is loaded by mapping it.
+
+    `note` goes into the stream's description of itself under `NOTE`, with `blocks`, the checksum of each block's pages,
+    and `state`, the checksum of all else up to where that stands, added to it. Raises StateError or OSError.
+    """
+    from emulator.migration.mappedfile import Part, write_areas, write_at
+
+    blocks = blocklist.in_sending_order(subject.blocks)
+    writer = Writer()
+    put_header(writer, Configuration.of(subject.machine, mappedram.CAPABILITY))
+    _put_ram(writer, Mark.START)
+    blocklist.put_total(writer, blocks)
+    head = Part(0, bytes(writer.data))
+    entries, end, checksums = write_areas(fd, len(head.data), blocks)
+    writer = Writer()
+    _end_ram(writer)
+    for mark in (Mark.PART, Mark.END):
+        _put_ram(writer, mark)
+        _end_ram(writer)
+    description = to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE)
+    put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
+    tail = bytes(writer.data)
+    parts = [head, *entries, Part(end, seal.sealed((head.data, *(entry.data for entry in entries)), tail))]
+    for part in parts:
+        write_at(fd, part)
+
+
+def put_devices(registry: Registry, writer: Writer) -> list[dict[str, Any]]:
+    """Append every section but RAM, and return their descriptions; raises StateError."""
+    described = []
+    for entry in registry:
+        state = entry.owner.state
+        if not entry.description.is_needed(state):
+            continue
+        put_heading(writer, _heading(entry))
+        described.append(save_section(entry.description, state, writer, name=entry.name, instance_id=entry.instance_id))
+        put_footer(writer, entry.section_id)
+    return described
+
+
+def _heading(entry: Entry) -> Heading:
+    return Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.description.version_id)
+
+
+def _put_ram(writer: Writer, mark: Mark) -> None:
+    put_heading(writer, Heading(mark, blocklist.SECTION_ID, blocklist.SECTION, 0, blocklist.VERSION))
+
+
+def _end_ram(writer: Writer) -> None:
+    blocklist.put_eos(writer)
+    put_footer(writer, blocklist.SECTION_ID)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A stream that has been read and found good: to be adopted once, and closed in any case."""
+
+    ram: dict[str, StagedMemory] = field(default_factory=dict)
+    states: list[tuple[Owner, Any]] = field(default_factory=list)
+
+    def adopt(self, subject: Subject) -> None:
+        """Let the machine, which must be stopped, take over everything."""
+        for block in subject.blocks:
+            block.adopt(self.ram[block.name])
+        for owner, state in self.states:
+            owner.adopt(state)
+
+    def close(self) -> None:
+        """Free memory that no block has taken over."""
+        for staged in self.ram.values():
+            staged.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def load(subject: Subject, data: memoryview, fd: int) -> Loaded:
+    """Read a whole stream, `data`, which is what the file `fd` holds; nothing of the machine changes.
+
+    Raises StreamError, or ConfigError where memory is short.
+    """
+    reader = Reader(data)
+    configuration = get_header(reader)
+    _check_configuration(configuration, subject.machine)
+    loaded = Loaded()
+    try:
+        if configuration.capabilities:
+            ram: _Ram = _MappedRam(subject.blocks, loaded.ram, data, fd)
+        else:
+            ram = _StreamedRam(subject.blocks, loaded.ram)
+        _Loader(subject, reader, ram, loaded).run()
+    except BaseException:
+        loaded.close()
+        raise
+    return loaded
+
+
+def _check_configuration(configuration: Configuration, machine: str) -> None:
+    if configuration.machine != machine:
+        error = FieldMismatchError(f"machine type {machine} (see -M)", configuration.machine, field="name", offset=13)
+        error.section = "configuration"
+        raise error
+    unknown = [name for name in configuration.capabilities if name != mappedram.CAPABILITY]
+    if unknown:
+        error = FieldMismatchError(f"no capability but {mappedram.CAPABILITY}", unknown[0], field="capabilities")
+        error.section = "configuration"
+        raise error
+
+
+def check_seal(data: memoryview, areas: Sequence[mappedram.Area]) -> bool:
+    """Whether a mapped file has our note; raises ChecksumError if it has, and not all but the pages is as written."""
+    if seal.note_of(find_description(data)[1]) is None:
+        return False
+    if not seal.is_intact(mappedram.outside_of_pages(data, areas)):
+        raise ChecksumError("a file as it was written", "one with another checksum", field="state")
+    return True
+
+
+class _Ram:
+    """What both layouts of RAM share: the section is started once, continued, and ended."""
+
+    def __init__(self, blocks: Sequence[RamBlock], staged: dict[str, StagedMemory]) -> None:
+        self.blocks = blocks
+        self.staged = staged
+        self.ended = False
+
+    def load(self, reader: Reader, heading: Heading) -> None:
+        """Read one payload."""
+        if self.ended or (heading.mark == Mark.START) == bool(self.staged):
+            raise UnknownSectionError("RAM started, continued and ended once", heading.mark.name, offset=reader.offset)
+        if heading.mark == Mark.START:
+            self.start(reader)
+            blocklist.get_eos(reader)
+        else:
+            self.part(reader)
+            self.ended = heading.mark == Mark.END
+
+    def start(self, reader: Reader) -> None:
+        """Read the list of blocks, and stage memory for each."""
+        raise NotImplementedError
+
+    def part(self, reader: Reader) -> None:
+        """Read the records of one part."""
+        raise NotImplementedError
+
+
+class _StreamedRam(_Ram):
+    """RAM as page records."""
+
+    def start(self, reader: Reader) -> None:
+        """See _Ram."""
+        from emulator.migration.ram import RamCollector
+
+        begin = reader.offset
+        sizes = blocklist.get_block_list(reader)
+        blocklist.same_blocks(sizes, self.blocks, offset=begin)
+        for name, size in sizes.items():
+            self.staged[name] = StagedMemory(size)
+        self._collector = RamCollector(self.staged)
+
+    def part(self, reader: Reader) -> None:
+        """See _Ram."""
+        self._collector.read(reader)
+
+
+class _MappedRam(_Ram):
+    """RAM that stays in the file."""
+
+    def __init__(self, blocks: Sequence[RamBlock], staged: dict[str, StagedMemory], data: memoryview, fd: int) -> None:
+        super().__init__(blocks, staged)
+        self._data = data
+        self._fd = fd
+
+    def start(self, reader: Reader) -> None:
+        """See _Ram."""
+        begin = reader.offset
+        areas = mappedram.get_areas(reader)
+        blocklist.same_blocks({area.name: area.size for area in areas}, self.blocks, offset=begin)
+        is_ours = check_seal(self._data, areas)
+        for area in areas:
+            self.staged[area.name] = mappedram.stage(area, self._fd, exact=is_ours)
+
+    def part(self, reader: Reader) -> None:
+        """See _Ram."""
+        blocklist.get_eos(reader)
+
+
+class _Loader:
+    """One pass through a stream's sections."""
+
+    def __init__(self, subject: Subject, reader: Reader, ram: _Ram, loaded: Loaded) -> None:
+        self._subject = subject
+        self._reader = reader
+        self._ram = ram
+        self._loaded = loaded
+        self._fresh: dict[int, Any] = {}
+        self._seen: set[Entry] = set()
+
+    def run(self) -> None:
+        """Read everything, and check that it is all."""
+        sections = SectionReader(self._reader)
+        while heading := sections.next():
+            try:
+                self._section(heading)
+            except StreamError as error:
+                error.section = error.section or str(heading)
+                raise
+            get_footer(self._reader, heading)
+        end = self._reader.offset
+        get_description(self._reader)
+        self._check_complete(end)
+        for owner in self._subject.registry.owners:
+            state = self._state_for(owner)
+            self._check(owner, state)
+            self._loaded.states.append((owner, state))
+
+    def _section(self, heading: Heading) -> None:
+        if heading.name == blocklist.SECTION and not heading.instance_id:
+            if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
+                raise VersionError(f"version {blocklist.VERSION}, in parts", heading.version_id)
+            self._ram.load(self._reader, heading)
+            return
+        entry = self._subject.registry.find(heading.name, heading.instance_id)
+        if entry is None or heading.mark != Mark.FULL:
+            raise UnknownSectionError("a section that this machine has", str(heading), offset=self._reader.offset)
+        if entry in self._seen:
+            raise UnknownSectionError("each section once", f"{heading} again", offset=self._reader.offset)
+        self._seen.add(entry)
+        entry.description.load(self._reader, heading.version_id, self._state_for(entry.owner))
+
+    def _state_for(self, owner: Owner) -> Any:
+        """The fresh state of an owner, which all of its sections are loaded into."""
+        if id(owner) not in self._fresh:
+            self._fresh[id(owner)] = owner.fresh()
+        return self._fresh[id(owner)]
+
+    def _check_complete(self, end: int) -> None:
+        if not self._ram.ended:
+            raise UnknownSectionError("section ram", "the end of the stream", offset=end)
+        for entry in self._subject.registry:
+            if entry not in self._seen and entry.description.is_needed(self._state_for(entry.owner)):
+                raise UnknownSectionError(f"section {entry}", "the end of the stream", offset=end)
+
+    @staticmethod
+    def _check(owner: Owner, state: Any) -> None:
+        try:
+            owner.check(state)
+        except StreamError as error:
+            error.section = error.section or type(owner).__name__
+            raise
