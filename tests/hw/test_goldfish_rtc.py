@@ -14,15 +14,16 @@ WALL = 0x17A0_0000_FFFF_FF00
 
 
 class Bench:
-    """An RTC that was powered on at WALL, on a clock that the test moves."""
+    """An RTC that was powered on at WALL, on clocks that the test moves: the virtual one, and how far ahead wall is."""
 
     def __init__(self) -> None:
         self.now = 0
+        self.ahead = WALL
         self.clock = VirtualClock(lambda: self.now)
         self.irq = IrqLine("rtc")
         self.edges: list[bool] = []
         self.irq.connect(self.edges.append)
-        self.rtc = GoldfishRtc(self.irq, self.clock, lambda: WALL)
+        self.rtc = GoldfishRtc(self.irq, self.clock, lambda: self.now + self.ahead)
 
     def read(self, offset: int) -> int:
         region = self.rtc.regions[0]
@@ -58,10 +59,12 @@ def test_region_holds_nine_words(bench: Bench) -> None:
     assert [region.accepts(0, size) for size in (1, 2, 4, 8)] == [False, False, True, False]
 
 
-def test_time_is_the_wall_time_at_power_on_plus_the_virtual_clock(bench: Bench) -> None:
+def test_time_is_the_wall_time_also_while_the_machine_is_stopped(bench: Bench) -> None:
     assert bench.time() == WALL
     bench.now = 1_000_000_000
     assert bench.time() == WALL + 1_000_000_000
+    bench.ahead += 60_000_000_000
+    assert bench.time() == WALL + 61_000_000_000
 
 
 def test_machine_that_is_powered_on_later_starts_with_that_wall_time() -> None:
@@ -172,7 +175,7 @@ def test_write_only_registers_and_the_hole_read_0(bench: Bench, offset: int) -> 
 def test_writes_to_what_cannot_be_written_change_nothing(bench: Bench, offset: int) -> None:
     before = bench.rtc.state
     bench.write(offset, 0xFFFF_FFFF)
-    assert bench.rtc.state == before == GoldfishRtcState(tick_offset=WALL)
+    assert bench.rtc.state == before == GoldfishRtcState()
 
 
 def test_reset_drops_the_alarm_and_keeps_time_and_latch(bench: Bench) -> None:
@@ -193,13 +196,45 @@ def test_reset_drops_the_alarm_and_keeps_time_and_latch(bench: Bench) -> None:
 
 def test_adopted_state_arms_the_alarm_and_sets_the_line_without_an_edge(bench: Bench) -> None:
     bench.now = 1_000
-    state = GoldfishRtcState(
-        tick_offset=2**64 - 500, alarm_next=900, alarm_deadline=1_400, irq_pending=1, irq_enabled=1
-    )
+    state = GoldfishRtcState(alarm_next=900, alarm_running=1, irq_pending=1, irq_enabled=1)
+    state.tick_offset = (500 - WALL - bench.now) % 2**64
+    state.post_load(3)
     bench.rtc.adopt(state)
     assert bench.time() == 500
     assert bench.irq.level
     assert bench.edges == []
     bench.write(CLEAR_INTERRUPT, 1)
+    bench.advance_to(1_399)
+    assert bench.edges == [False]
     bench.advance_to(1_400)
     assert bench.edges == [False, True]
+
+
+def test_adopted_alarm_that_is_overdue_fires_when_the_clock_runs(bench: Bench) -> None:
+    bench.write(IRQ_ENABLED, 1)
+    bench.set_alarm(WALL + 500)
+    bench.ahead += 10_000
+    bench.rtc.adopt(bench.rtc.state)
+    assert bench.edges == []
+    bench.advance_to(1)
+    assert bench.edges == [True]
+
+
+def test_alarm_is_late_by_the_time_that_the_machine_stood_still(bench: Bench) -> None:
+    bench.write(IRQ_ENABLED, 1)
+    bench.set_alarm(WALL + 500)
+    bench.ahead += 10_000
+    bench.advance_to(499)
+    assert bench.edges == []
+    bench.advance_to(500)
+    assert bench.edges == [True]
+
+
+def test_alarm_waits_for_a_wall_clock_that_was_set_back(bench: Bench) -> None:
+    bench.write(IRQ_ENABLED, 1)
+    bench.set_alarm(WALL + 500)
+    bench.ahead -= 100
+    bench.advance_to(599)
+    assert bench.edges == []
+    bench.advance_to(600)
+    assert bench.edges == [True]
