@@ -5,6 +5,10 @@ Device, in QEMU's documentation of specifications.
 Regions: one of 0x18 bytes: data at 0x0, selector (2 bytes, big-endian, write only) at 0x8, DMA address (8 bytes,
 big-endian) at 0x10. Lines and clocks: none.
 
+State in a stream: section `fw_cfg` as QEMU 7.2 has it, with `fw_cfg/dma`, which a device with DMA always sends. QEMU
+declares `fw_cfg/acpi_mr` besides, for the sizes of ACPI tables; it comes from boards that have some, so here it is an
+unknown subsection: the guest would miss the tables.
+
 All items are read-only and are wiring, not state: the board makes them anew, and a guest cannot change them. Left out:
 writable items and items with callbacks, which no device of the board adds, and the ACPI tables of newer boards. QEMU
 answers an access that no register takes with an access fault; here it reads as zero, or is ignored, and is logged.
@@ -23,6 +27,9 @@ from emulator.core.bus import AddressMap, MmioRegion
 from emulator.core.device import Device
 from emulator.core.errors import ConfigError, MemoryAccessError
 from emulator.core.memory import RamBlock
+from emulator.migration.errors import FieldRangeError
+from emulator.migration.fields import UInt16, UInt32, UInt64
+from emulator.migration.vmstate import VMStateDescription
 
 REGION_SIZE = 0x18
 DATA = 0x00
@@ -133,6 +140,34 @@ class FwCfgState:
     dma_addr: int = 0
 
 
+def _is_version_1(_state: FwCfgState, version_id: int) -> bool:
+    return version_id == 1
+
+
+def _is_version_2(_state: FwCfgState, version_id: int) -> bool:
+    return version_id == 2
+
+
+def _check_entry(state: FwCfgState, _version_id: int) -> None:
+    if state.cur_entry != INVALID and state.cur_entry & ENTRY_MASK >= KEY_LIMIT:
+        raise FieldRangeError("cur_entry", hex(state.cur_entry), "a key that can be selected")
+
+
+VMSTATE_FW_CFG = VMStateDescription(
+    "fw_cfg",
+    FwCfgState,
+    version_id=2,
+    minimum_version_id=1,
+    post_load=_check_entry,
+    fields=(
+        UInt16("cur_entry"),
+        UInt16("cur_offset", field_exists=_is_version_1),
+        UInt32("cur_offset", field_exists=_is_version_2),
+    ),
+    subsections=(VMStateDescription("fw_cfg/dma", FwCfgState, fields=(UInt64("dma_addr"),)),),
+)
+
+
 class FwCfg(Device):
     """The device with its `items` by key and `files` by name, on top of its own; DMA goes to RAM in `memory`.
 
@@ -140,6 +175,7 @@ class FwCfg(Device):
     """
 
     kind: ClassVar[str] = "fw_cfg_mem"
+    vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"fw_cfg": VMSTATE_FW_CFG}
     state: FwCfgState
 
     def __init__(self, memory: AddressMap, items: Mapping[int, bytes], files: Mapping[str, bytes]) -> None:

@@ -11,6 +11,11 @@ Bytes leave through the port the moment they are written, so the transmitter is 
 that came from a machine whose terminal was stuck: its bytes leave as soon as the clock runs here. Input waits in the
 port until there is room: up to the trigger level and not up to 16, so the guest gets the interrupts it asked for.
 
+State in a stream: section `serial` as QEMU 7.2 has it, a struct with seven subsections. What means nothing is nothing:
+an empty FIFO has its head at 0 and no byte of what was in it, THR and TSR are 0 unless a byte waits in them, and so is
+`thr_ipending` unless IER enables the interrupt. So a saved state holds no input that the guest has read, and a restored
+machine is the saved one, byte for byte.
+
 On purpose:
 - There is no line, so no parity or framing errors, and a break that LCR sends reaches nobody.
 - Loop-back of MCR shows in MSR's levels but makes no change bits, as in QEMU. Input waits while loop-back is on, as in
@@ -21,9 +26,10 @@ On purpose:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from typing import ClassVar
 
 from emulator.core.bits import replace_bytes
 from emulator.core.bus import MmioRegion
@@ -31,6 +37,10 @@ from emulator.core.charport import CharPort
 from emulator.core.clock import NS_PER_SECOND, VirtualClock
 from emulator.core.device import Device
 from emulator.core.irq import IrqLine
+from emulator.migration.errors import FieldRangeError
+from emulator.migration.fields import Buffer, Field, Int32, Struct, UInt8, UInt16, UInt32, WithTmp
+from emulator.migration.fields import Timer as WireTimer
+from emulator.migration.vmstate import VMStateDescription
 
 FIFO_SIZE = 16
 BAUD_BASE = 399_193
@@ -38,8 +48,10 @@ BAUD_BASE = 399_193
 SLOWEST_BAUD = 3500
 """What a divisor of 0 stands for."""
 TIMEOUT_CHARACTERS = 4
+RETRY_LIMIT = 4
+"""How often QEMU offers a byte to a terminal that is stuck before it drops it."""
 
-IER_RDI, IER_THRI, IER_RLSI, IER_MSI = 0x01, 0x02, 0x04, 0x08
+IER_RDI, IER_THRI, IER_RLSI, IER_MSI, IER_STORED = 0x01, 0x02, 0x04, 0x08, 0x0F
 IIR_MSI, IIR_NO_INT, IIR_THRI, IIR_RDI, IIR_RLSI, IIR_CTI = 0x00, 0x01, 0x02, 0x04, 0x06, 0x0C
 IIR_ID, IIR_FE = 0x06, 0xC0
 FCR_FE, FCR_RFR, FCR_XFR, FCR_STORED = 0x01, 0x02, 0x04, 0xC9
@@ -68,7 +80,7 @@ class Cursor:
 
 @dataclass(slots=True)
 class Fifo:
-    """Sixteen bytes, first in, first out; `head` is the oldest of the `count` bytes held."""
+    """Sixteen bytes, first in, first out; `head` is the oldest of the `count` bytes held, the others are zeros."""
 
     ring: bytearray = field(default_factory=lambda: bytearray(FIFO_SIZE))
     count: int = 0
@@ -89,13 +101,20 @@ class Fifo:
         """Take the oldest byte; the FIFO must hold one."""
         head = self.head
         value = head.ring[head.offset]
-        head.offset = (head.offset + 1) % FIFO_SIZE
+        head.ring[head.offset] = 0
         self.count -= 1
+        head.offset = (head.offset + 1) % FIFO_SIZE if self.count else 0
         return value
 
     def clear(self) -> None:
         """Forget all bytes and begin again at the ring's start."""
+        self.ring[:] = bytes(FIFO_SIZE)
         self.head.offset = self.count = 0
+
+    def post_load(self, _version_id: int) -> None:
+        """Drop what another machine's empty FIFO still held."""
+        if not self.count:
+            self.clear()
 
 
 @dataclass(slots=True)
@@ -113,7 +132,7 @@ class SerialState:
     scr: int = 0
     fcr: int = 0
     thr_ipending: int = 0
-    """The transmitter has run empty since THR was written or the interrupt was acknowledged."""
+    """IER_THRI is set, and the transmitter has run empty since THR was written or the interrupt was acknowledged."""
     tsr_retry: int = 0
     """How often the terminal refused the byte in `tsr`; only another machine's can."""
     thr: int = 0
@@ -127,10 +146,144 @@ class SerialState:
     """Whether and when modem lines are polled: -1 and None for a port without any, as here; a peer's are kept."""
 
 
+@dataclass(slots=True)
+class HeadTmp:
+    """The wire form of a FIFO's head."""
+
+    parent: Fifo
+    head: int = 0
+
+    def pre_save(self) -> None:
+        """From the reference to its offset."""
+        self.head = self.parent.head.offset
+
+    def post_load(self, _version_id: int) -> None:
+        """From the offset to a reference into the new ring."""
+        self.parent.head = Cursor(self.parent.ring, self.head)
+
+
+@dataclass(slots=True)
+class SerialMmTmp:
+    """QEMU's `serial-mm` holds the chip in a field `serial`; here the device's state is the chip's."""
+
+    parent: SerialState
+
+
+def _expect_subsections(state: SerialState) -> None:
+    state.thr_ipending = -1
+
+
+def _settle(state: SerialState, _version_id: int) -> None:
+    """Fill in what the stream left out, as QEMU does, and refuse what no transmitter can be in."""
+    if state.thr_ipending < 0:
+        state.thr_ipending = int(state.iir & IIR_ID == IIR_THRI)
+    if not state.ier & IER_THRI:
+        state.thr_ipending = 0
+    if not state.tsr_retry:
+        state.thr = state.tsr = 0
+    state.iir = state.iir & ~IIR_FE | (IIR_FE if state.fcr & FCR_FE else 0)
+    idle, waiting = state.lsr & LSR_IDLE, state.xmit_fifo.count
+    if not state.tsr_retry and (idle != LSR_IDLE or waiting):
+        raise FieldRangeError("lsr", hex(state.lsr), "an empty transmitter, as no byte waits for the terminal")
+    if state.tsr_retry and idle & LSR_TEMT:
+        raise FieldRangeError("lsr", hex(state.lsr), "a busy transmitter, as a byte waits for the terminal")
+    if state.tsr_retry and state.fcr & FCR_FE and bool(idle) == bool(waiting):
+        raise FieldRangeError("lsr", hex(state.lsr), f"THRE to say whether the FIFO is empty; it holds {waiting}")
+
+
+VMSTATE_FIFO8 = VMStateDescription(
+    "Fifo8",
+    Fifo,
+    version_id=1,
+    minimum_version_id=1,
+    fields=(
+        Buffer("ring", FIFO_SIZE, wire_name="data", version_id=1),
+        WithTmp(
+            VMStateDescription("Fifo8/head", HeadTmp, fields=(UInt32("head", limit=FIFO_SIZE),)),
+            covers=("head",),
+            inline=True,
+        ),
+        UInt32("count", limit=FIFO_SIZE + 1, wire_name="num"),
+    ),
+)
+
+
+def _thr_ipending_needed(state: SerialState) -> bool:
+    return bool(state.ier & IER_THRI) and state.thr_ipending != (state.iir & IIR_ID == IIR_THRI)
+
+
+def _subsection(name: str, needed: Callable[[SerialState], bool], *fields: Field) -> VMStateDescription:
+    return VMStateDescription(
+        f"serial/{name}", SerialState, version_id=1, minimum_version_id=1, needed=needed, fields=fields
+    )
+
+
+VMSTATE_SERIAL = VMStateDescription(
+    "serial",
+    SerialState,
+    version_id=3,
+    minimum_version_id=2,
+    pre_load=_expect_subsections,
+    post_load=_settle,
+    fields=(
+        UInt16("divider", version_id=2),
+        UInt8("rbr"),
+        UInt8("ier", bits=IER_STORED),
+        UInt8("iir"),
+        UInt8("lcr"),
+        UInt8("mcr", bits=MCR_STORED),
+        UInt8("lsr"),
+        UInt8("msr"),
+        UInt8("scr"),
+        UInt8("fcr", bits=FCR_STORED, wire_name="fcr_vmstate", version_id=3),
+    ),
+    subsections=(
+        _subsection("thr_ipending", _thr_ipending_needed, Int32("thr_ipending", limit=2)),
+        _subsection(
+            "tsr",
+            lambda state: state.tsr_retry != 0,
+            UInt32("tsr_retry", limit=RETRY_LIMIT + 1),
+            UInt8("thr"),
+            UInt8("tsr"),
+        ),
+        _subsection(
+            "recv_fifo", lambda state: state.recv_fifo.count != 0, Struct("recv_fifo", VMSTATE_FIFO8, version_id=1)
+        ),
+        _subsection(
+            "xmit_fifo", lambda state: state.xmit_fifo.count != 0, Struct("xmit_fifo", VMSTATE_FIFO8, version_id=1)
+        ),
+        _subsection(
+            "fifo_timeout_timer",
+            lambda state: state.fifo_timeout_timer is not None,
+            WireTimer("fifo_timeout_timer"),
+        ),
+        _subsection("timeout_ipending", lambda state: state.timeout_ipending != 0, Int32("timeout_ipending", limit=2)),
+        _subsection(
+            "poll", lambda state: state.poll_msl >= 0, Int32("poll_msl", limit=2), WireTimer("modem_status_poll")
+        ),
+    ),
+)
+VMSTATE_SERIAL_MM = VMStateDescription(
+    "serial",
+    SerialState,
+    version_id=3,
+    minimum_version_id=2,
+    fields=(
+        WithTmp(
+            VMStateDescription(
+                "serial/mm", SerialMmTmp, fields=(Struct("parent", VMSTATE_SERIAL, wire_name="serial"),)
+            ),
+            inline=True,
+        ),
+    ),
+)
+
+
 class Ns16550a(Device):
     """One UART on `port`, with its interrupt on `irq` and its character timeout on `clock`."""
 
     kind = "serial-mm"
+    vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"serial": VMSTATE_SERIAL_MM}
     state: SerialState
 
     def __init__(self, irq: IrqLine, clock: VirtualClock, port: CharPort) -> None:
@@ -245,12 +398,11 @@ class Ns16550a(Device):
         if s.lcr & LCR_DLAB:
             self._write_divider(s, 0, value)
             return
-        s.thr = value
         if not (s.ier & IER_THRI or s.mcr & MCR_LOOP) and s.lsr & LSR_IDLE == LSR_IDLE:
             # The byte is gone before anyone can look, and no interrupt depends on it.
-            s.thr_ipending = 1
             self._port.send(BYTES[value])
             return
+        s.thr = value
         if s.fcr & FCR_FE and not s.xmit_fifo.push(value):
             s.xmit_fifo.pop()
             s.xmit_fifo.push(value)
@@ -284,7 +436,7 @@ class Ns16550a(Device):
             s.recv_fifo.clear()
         if value & FCR_XFR:
             s.lsr |= LSR_THRE
-            s.thr_ipending = 1
+            s.thr_ipending = int(bool(s.ier & IER_THRI))
             s.xmit_fifo.clear()
         s.fcr = value & FCR_STORED
         s.iir = s.iir | IIR_FE if value & FCR_FE else s.iir & ~IIR_FE
@@ -366,9 +518,10 @@ class Ns16550a(Device):
                 s.tsr = s.xmit_fifo.pop()
             if not (s.fcr & FCR_FE and s.xmit_fifo.count):
                 s.lsr |= LSR_THRE
-                s.thr_ipending = 1
+                s.thr_ipending = int(bool(s.ier & IER_THRI))
                 self._update_irq()
             self._shift_out(s)
+        s.thr = s.tsr = 0
         s.lsr |= LSR_TEMT
 
     def _shift_out(self, s: SerialState) -> None:

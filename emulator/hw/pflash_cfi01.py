@@ -8,6 +8,9 @@ Regions: the bank, as large as its RAM block. Lines and clocks: none.
 The content lives in the RAM block and survives reset. In read array mode the board maps the block itself for loads and
 fetches, and only stores come here; in every other mode loads come here too. `on_mode_change` tells the board which.
 
+State in a stream: section `pflash_cfi01` as QEMU has it since 7.2.9, with subsection `pflash_cfi01_blk_write` while
+the write buffer is in use. The content is RAM and travels as such.
+
 As in QEMU every operation is done at once, and a few things differ from a real chip: programming overwrites instead of
 only clearing bits, an erase happens at its first cycle, locks are accepted and have no effect, command addresses are
 ignored, and READ ARRAY is kept as command 0. Left out: suspend and resume, protection registers, a file behind it.
@@ -16,7 +19,7 @@ ignored, and READ ARRAY is kept as command 0. Left out: suspend and resume, prot
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -26,6 +29,9 @@ from emulator.core.bus import MmioRegion
 from emulator.core.device import Device
 from emulator.core.errors import ConfigError
 from emulator.core.memory import RamBlock
+from emulator.migration.errors import FieldRangeError
+from emulator.migration.fields import Buffer, UInt8, UInt32, UInt64
+from emulator.migration.vmstate import VMStateDescription
 
 SECTOR_SIZE = 0x40000
 BANK_WIDTH = 4
@@ -100,8 +106,37 @@ class PflashState:
     counter: int = 0
     """Words still to come in a buffered write, less one; wraps at 2**64 after the last."""
     blk_bytes: bytearray = field(default_factory=lambda: bytearray(WRITE_BLOCK_SIZE))
+    """The write buffer; zeros while it is not in use."""
     blk_offset: int = NO_BLOCK
-    """Where in the bank the write buffer belongs."""
+    """Where in the bank the write buffer belongs, a multiple of its size."""
+
+    def drop_buffer(self) -> None:
+        """The write buffer is not in use any more."""
+        if self.blk_offset != NO_BLOCK:
+            self.blk_offset = NO_BLOCK
+            self.blk_bytes[:] = bytes(WRITE_BLOCK_SIZE)
+
+
+VMSTATE_PFLASH = VMStateDescription(
+    "pflash_cfi01",
+    PflashState,
+    version_id=1,
+    minimum_version_id=1,
+    fields=(UInt8("wcycle", limit=4), UInt8("cmd"), UInt8("status"), UInt64("counter")),
+    subsections=(
+        VMStateDescription(
+            "pflash_cfi01_blk_write",
+            PflashState,
+            version_id=1,
+            minimum_version_id=1,
+            needed=lambda state: state.blk_offset != NO_BLOCK,
+            fields=(
+                Buffer("blk_bytes", WRITE_BLOCK_SIZE),
+                UInt32("blk_offset", bits=-WRITE_BLOCK_SIZE & mask(32)),
+            ),
+        ),
+    ),
+)
 
 
 class PflashCfi01(Device):
@@ -112,6 +147,7 @@ class PflashCfi01(Device):
     """
 
     kind: ClassVar[str] = "cfi.pflash01"
+    vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"pflash_cfi01": VMSTATE_PFLASH}
     state: PflashState
 
     def __init__(self, block: RamBlock, *, readonly: bool = False, on_mode_change: Callable[[bool], None]) -> None:
@@ -129,6 +165,11 @@ class PflashCfi01(Device):
     def array_mode(self) -> bool:
         """Whether loads return the content."""
         return self.state.cmd == ARRAY
+
+    def check(self, state: PflashState) -> None:
+        """Refuse a write buffer that lies outside of this bank."""
+        if state.blk_offset != NO_BLOCK and state.blk_offset >= self.block.size:
+            raise FieldRangeError("pflash_cfi01_blk_write.blk_offset", hex(state.blk_offset), self.block.size)
 
     def adopt(self, state: PflashState) -> None:
         """Take over a complete state and tell the board if that changes the mode."""
@@ -269,7 +310,7 @@ class PflashCfi01(Device):
             self._enter_array_mode()
             return
         self.block.view[start : start + WRITE_BLOCK_SIZE] = state.blk_bytes
-        state.blk_offset = NO_BLOCK
+        state.drop_buffer()
         self._complete()
 
     def _refuse(self, offset: int, size: int, value: int) -> None:
@@ -292,7 +333,7 @@ class PflashCfi01(Device):
     def _enter_array_mode(self) -> None:
         self.state.cmd = ARRAY
         self.state.wcycle = 0
-        self.state.blk_offset = NO_BLOCK
+        self.state.drop_buffer()
 
     _LATER_CYCLES: ClassVar[dict[tuple[int, int], Callable[[PflashCfi01, int, int, int], None]]] = {
         (PROGRAM, 1): _program,

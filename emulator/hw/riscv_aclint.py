@@ -8,15 +8,21 @@ by side, MSWI first, and together look like SiFive's CLINT to software.
 Reset follows QEMU 7.2: `mtime` starts again from 0, `mtimecmp` keeps its value and is compared anew. As both are 0 at
 power-on, MTIP is asserted until software programs the timer.
 
+State in a stream: section `riscv_mtimer` as QEMU 7.2 has it, which is `mtimecmp` alone. QEMU forgets that a guest has
+written `mtime`, or was reset: its clock jumps on arrival. Ours does not: subsection `riscv_mtimer/time_delta`, which is
+sent when there is something to tell, and which QEMU refuses rather than run a guest whose time has changed. MSWI has no
+section: the MSIP bit of each hart's `mip` tells all.
+
 MTIP fires at the first nanosecond at which `mtime` has reached `mtimecmp`; QEMU may be up to one tick later. Left out:
 SSWI, which the board has only together with the AIA; MTIP falling when `mtime` wraps at 2**64 (QEMU's does not either).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 from emulator.core.bits import extract_bytes, mask, replace_bytes
 from emulator.core.bus import MmioRegion
@@ -24,6 +30,8 @@ from emulator.core.clock import NS_PER_SECOND, VirtualClock
 from emulator.core.device import Device
 from emulator.core.irq import IrqLine
 from emulator.core.log import guest_errors
+from emulator.migration.fields import UInt64, VArray
+from emulator.migration.vmstate import VMStateDescription
 
 SWI_SIZE = 0x4000
 MTIMER_SIZE = 0x8000
@@ -53,9 +61,9 @@ class RiscvAclintSwi(Device):
         self.regions = (MmioRegion(self.kind, SWI_SIZE, self._read, self._write, min_size=4, max_size=4),)
         self.reset()
 
-    def reset(self) -> None:
-        """Withdraw all software interrupts."""
-        self.adopt(SwiState([0] * len(self.lines)))
+    def fresh(self) -> SwiState:
+        """No software interrupt for any hart: the state after reset, too."""
+        return SwiState([0] * len(self.lines))
 
     def adopt(self, state: SwiState) -> None:
         """Take over a state with one `msip` per line; lines follow without an edge."""
@@ -87,7 +95,7 @@ class RiscvAclintSwi(Device):
 class MtimerState:
     """All that the guest can observe, with the virtual clock; unsigned 64-bit numbers, in ticks of the timebase.
 
-    The timers' deadlines follow from it. QEMU 7.2 sends only `timecmp`.
+    The timers' deadlines follow from it.
     """
 
     timecmp: list[int] = field(default_factory=lambda: [0])
@@ -95,10 +103,30 @@ class MtimerState:
     """What to add to the clock's ticks, modulo 2**64: the guest can write `mtime`."""
 
 
+VMSTATE_MTIMER = VMStateDescription(
+    "riscv_mtimer",
+    MtimerState,
+    version_id=1,
+    minimum_version_id=1,
+    fields=(VArray("timecmp", UInt64, lambda state: len(state.timecmp)),),
+    subsections=(
+        VMStateDescription(
+            "riscv_mtimer/time_delta",
+            MtimerState,
+            version_id=1,
+            minimum_version_id=1,
+            needed=lambda state: state.time_delta != 0,
+            fields=(UInt64("time_delta"),),
+        ),
+    ),
+)
+
+
 class RiscvAclintMtimer(Device):
     """MTIMER; `lines[i]` is MTIP of hart i, `timebase_hz` the frequency of `mtime`."""
 
     kind = "riscv.aclint.mtimer"
+    vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"riscv_mtimer": VMSTATE_MTIMER}
     state: MtimerState
 
     def __init__(self, clock: VirtualClock, lines: Sequence[IrqLine], *, timebase_hz: int = TIMEBASE_HZ) -> None:
@@ -107,11 +135,15 @@ class RiscvAclintMtimer(Device):
         self._clock = clock
         self._timers = [clock.timer(f"mtimecmp{hart}", partial(self._compare, hart)) for hart in range(len(lines))]
         self.regions = (MmioRegion(self.kind, MTIMER_SIZE, self._read, self._write, min_size=4, max_size=8),)
-        self.adopt(MtimerState([0] * len(lines)))
+        self.adopt(self.fresh())
 
     def mtime(self) -> int:
         """The present `mtime`, which is also the hart's `time` CSR, in ticks modulo 2**64."""
         return (self._ticks(self._clock.now()) + self.state.time_delta) & mask(64)
+
+    def fresh(self) -> MtimerState:
+        """As at power-on: nothing programmed, and `mtime` is what the clock says."""
+        return MtimerState([0] * len(self.lines))
 
     def reset(self) -> None:
         """Set `mtime` to 0 and keep `mtimecmp`."""

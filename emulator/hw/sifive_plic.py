@@ -12,22 +12,31 @@ Where QEMU 7.2 departs from the specification, this model keeps to the specifica
 that is written takes effect at once (7.2 waits for the next event), so the outputs are always a function of the
 registers; and a completion is ignored unless the source is enabled for that context (7.2 does not look).
 
+State in a stream: section `riscv_sifive_plic` as QEMU 7.2 has it. There a bitmap is 32-bit words, lowest sources first,
+and what is in service is the bitmap `claimed`, which does not say by whom, nor in which order. Bit 0 of an enable
+register is kept as written and means nothing, as in QEMU.
+
 Left out: contexts in U mode, message-signalled interrupts, and 7.2's access to the priority of a source that does not
 exist (offset 4 x sources), which is a hole here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import partial
+from typing import ClassVar
 
-from emulator.core.bits import extract_bytes, replace_bytes
+from emulator.core.bits import extract_bytes, mask, replace_bytes
 from emulator.core.bus import MmioRegion
 from emulator.core.device import Device
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine, IrqSink
 from emulator.core.log import guest_errors
+from emulator.migration.errors import FieldRangeError
+from emulator.migration.fields import UInt32, VArray, WithTmp
+from emulator.migration.vmstate import VMStateDescription
 
 SIZE = 0x600000
 PRIORITY_BASE = 0x4
@@ -59,26 +68,115 @@ class Source:
 class PlicState:
     """All that the guest can observe; the defaults are the reset values of the board with one hart.
 
-    Bit n of a bitmap stands for source n; QEMU sends a bitmap as 32-bit words, lowest sources first.
+    Bit n of a bitmap stands for source n.
     """
 
     source_count: InitVar[int] = 96
     context_count: InitVar[int] = 2
     sources: list[Source] = field(init=False)
-    """By number; entry 0 is never used. Their priorities are QEMU's `source_priority`."""
+    """By number; entry 0 is never used."""
     target_priority: list[int] = field(init=False)
     """Threshold of each context, 0 to the chip's highest priority."""
     pending: int = 0
     in_service: set[Source] = field(default_factory=set)
-    """Members of `sources` that are claimed and not completed; QEMU sends them as the bitmap `claimed`, which does
-    not say by whom, nor in which order."""
+    """Members of `sources` that are claimed and not completed."""
     enable: list[int] = field(init=False)
-    """A bitmap for each context; QEMU sends their words one context after the other."""
+    """A bitmap for each context."""
 
     def __post_init__(self, source_count: int, context_count: int) -> None:
         self.sources = [Source(number) for number in range(source_count)]
         self.target_priority = [0] * context_count
         self.enable = [0] * context_count
+
+
+@dataclass(slots=True)
+class PlicTmp:
+    """The wire form of a PlicState: priorities without their sources, bitmaps in words, one context after the other."""
+
+    parent: PlicState
+    source_priority: list[int] = field(init=False)
+    pending: list[int] = field(init=False)
+    claimed: list[int] = field(init=False)
+    enable: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        words = _words_of(len(self.parent.sources))
+        self.source_priority = [0] * len(self.parent.sources)
+        self.pending = [0] * words
+        self.claimed = [0] * words
+        self.enable = [0] * words * len(self.parent.enable)
+
+    def pre_save(self) -> None:
+        """Take the state apart."""
+        state, words = self.parent, len(self.pending)
+        self.source_priority = [source.priority for source in state.sources]
+        self.pending = _to_words(state.pending, words)
+        self.claimed = _to_words(sum(1 << source.number for source in state.in_service), words)
+        self.enable = [word for bitmap in state.enable for word in _to_words(bitmap, words)]
+
+    def post_load(self, _version_id: int) -> None:
+        """Put the state together; raises FieldRangeError for what is said of sources that do not exist."""
+        state, words = self.parent, len(self.pending)
+        if self.source_priority[0]:
+            raise FieldRangeError("source_priority[0]", self.source_priority[0], 1)
+        for source, priority in zip(state.sources, self.source_priority, strict=True):
+            source.priority = priority
+        state.pending = self._sources("pending", self.pending)
+        claimed = self._sources("claimed", self.claimed)
+        state.in_service = {source for source in state.sources if claimed >> source.number & 1}
+        state.enable[:] = [
+            _from_words(self.enable[begin : begin + words]) for begin in range(0, len(self.enable), words)
+        ]
+
+    def _sources(self, name: str, words: list[int]) -> int:
+        """A bitmap that has only bits of sources that exist."""
+        bitmap, count = _from_words(words), len(self.parent.sources)
+        if wrong := bitmap & ~(mask(count) & ~1):
+            number = (wrong & -wrong).bit_length() - 1
+            raise FieldRangeError(f"{name}[{number // 32}]", f"source {number}", f"sources 1 to {count - 1} only")
+        return bitmap
+
+
+def _words_of(sources: int) -> int:
+    return -(-sources // 32)
+
+
+def _to_words(bitmap: int, count: int) -> list[int]:
+    return list(struct.unpack(f"<{count}I", bitmap.to_bytes(4 * count, "little")))
+
+
+def _from_words(words: list[int]) -> int:
+    return int.from_bytes(struct.pack(f"<{len(words)}I", *words), "little")
+
+
+VMSTATE_PLIC = VMStateDescription(
+    "riscv_sifive_plic",
+    PlicState,
+    version_id=1,
+    minimum_version_id=1,
+    fields=(
+        WithTmp(
+            VMStateDescription(
+                "riscv_sifive_plic/tmp",
+                PlicTmp,
+                fields=(
+                    VArray("source_priority", UInt32, lambda tmp: len(tmp.source_priority)),
+                    VArray(
+                        "parent.target_priority",
+                        UInt32,
+                        lambda tmp: len(tmp.parent.target_priority),
+                        wire_name="target_priority",
+                    ),
+                    VArray("pending", UInt32, lambda tmp: len(tmp.pending)),
+                    VArray("claimed", UInt32, lambda tmp: len(tmp.claimed)),
+                    VArray("enable", UInt32, lambda tmp: len(tmp.enable)),
+                ),
+            ),
+            covers=("sources", "pending", "in_service", "enable"),
+            inline=True,
+        ),
+    ),
+)
 
 
 class SifivePlic(Device):
@@ -88,6 +186,7 @@ class SifivePlic(Device):
     """
 
     kind = "riscv.sifive.plic"
+    vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"riscv_sifive_plic": VMSTATE_PLIC}
     state: PlicState
 
     def __init__(self, outputs: Sequence[IrqLine], *, sources: int = 96, priorities: int = 7) -> None:
@@ -99,9 +198,18 @@ class SifivePlic(Device):
         self.regions = (MmioRegion(self.kind, SIZE, self._read, self._write, min_size=4, max_size=4),)
         self.reset()
 
-    def reset(self) -> None:
-        """Put the chip into the state after reset, sized for its sources and contexts."""
-        self.adopt(PlicState(len(self._lines), len(self.outputs)))
+    def fresh(self) -> PlicState:
+        """The state after reset, sized for the chip's sources and contexts."""
+        return PlicState(len(self._lines), len(self.outputs))
+
+    def check(self, state: PlicState) -> None:
+        """Refuse priorities and thresholds that this chip does not have."""
+        for source in state.sources:
+            if source.priority > self.priorities:
+                raise FieldRangeError(f"source_priority[{source.number}]", source.priority, self.priorities + 1)
+        for context, threshold in enumerate(state.target_priority):
+            if threshold > self.priorities:
+                raise FieldRangeError(f"target_priority[{context}]", threshold, self.priorities + 1)
 
     def adopt(self, state: PlicState) -> None:
         """Take over a state with as many sources and contexts, priorities and thresholds in range; no edges."""
@@ -202,7 +310,7 @@ class SifivePlic(Device):
 
     def _bitmap_offset(self, offset: int) -> int | None:
         """`offset` in bytes into a bitmap of all sources, None behind its last word."""
-        return offset if offset < (len(self._lines) + 31) // 32 * 4 else None
+        return offset if offset < 4 * _words_of(len(self._lines)) else None
 
     def _read(self, offset: int, size: int) -> int:
         state = self.state

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +43,13 @@ class RealBoard:
         assert status.strip() == "OK", command
         return answer.strip()
 
-    def _execute(self, command: str, *, until: str) -> None:
-        self._qmp.write(json.dumps({"execute": command}) + "\n")
+    def _execute(self, command: str, *, until: str, **arguments: str) -> dict[str, Any]:
+        self._qmp.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
         self._qmp.flush()
         while True:
             answer: dict[str, Any] = json.loads(self._qmp.readline())
             if until in (answer.get("event"), *answer):
-                return
+                return answer
 
     def load(self, address: int, size: int) -> int:
         return int(self._ask(f"read{'_bw_l___q'[size]} 0x{address:x}"), 16)
@@ -64,6 +65,13 @@ class RealBoard:
 
     def reset(self) -> None:
         self._execute("system_reset", until="RESET")
+
+    def save(self, path: Path) -> bytes:
+        """The machine's migration stream, which goes through a file at `path`."""
+        self._execute("migrate", until="return", uri=f"exec:cat > {path}")
+        while (status := self._execute("query-migrate", until="return")["return"]["status"]) != "completed":
+            assert status in ("setup", "active", "device"), status
+        return path.read_bytes()
 
 
 @pytest.fixture

@@ -718,6 +718,28 @@ def test_16450_sends_the_refused_byte_before_thr(bench: Bench) -> None:
     assert bench.read(LSR) == IDLE
 
 
+def test_what_was_read_and_what_was_sent_leaves_no_trace_in_the_state(bench: Bench) -> None:
+    bench.write(FCR, FIFO_ON[14])
+    untouched = copy.deepcopy(bench.uart.state)
+    for _ in range(3):
+        bench.type(b"secret")
+        for held in range(6, 0, -1):
+            assert bench.uart.state.recv_fifo.ring == bytes(6 - held) + b"secret"[6 - held :] + bytes(10)
+            bench.read(RBR)
+        bench.write(THR, ord("s"))
+    bench.uart.state.fifo_timeout_timer = None
+    assert bench.uart.state == untouched
+
+
+def test_thr_ipending_is_only_kept_while_its_interrupt_is_enabled(bench: Bench) -> None:
+    for action in (lambda: bench.write(THR, 1), lambda: bench.write(FCR, 0x05), lambda: bench.loop(b"x")):
+        bench.write(IER, 0)
+        action()
+        assert bench.uart.state.thr_ipending == 0
+        bench.write(IER, THR_EMPTY)
+        assert bench.uart.state.thr_ipending == 1
+
+
 # Whole conversations
 
 
