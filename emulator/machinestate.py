@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from emulator.boards.virt import VirtBoard
+from emulator.cpu.state import VERSION_7_2
 from emulator.cpu.vcpu import Vcpu
 from emulator.migration.errors import FieldRangeError
 from emulator.migration.fields import Buffer, UInt32
@@ -79,7 +80,7 @@ class GlobalPart:
 
 def subject_of(name: str, timekeeper: Timekeeper, vcpu: Vcpu, board: VirtBoard, status: RunState) -> Subject:
     """A stopped machine of type `name` as streams see it; `status` is what it did before it was stopped."""
-    registry = Registry()
+    registry = Registry({"cpu": VERSION_7_2})
     parts: tuple[Owner, ...] = (timekeeper, *vcpu.parts, *board.devices.values(), GlobalPart(status))
     for part in parts:
         registry.register(part)

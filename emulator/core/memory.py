@@ -1,8 +1,8 @@
 """RAM blocks: guest memory as one private mapping each, shared by the engine, the devices and NumPy.
 
 A block's address never changes. Its content can be exchanged as a whole all the same: `StagedMemory` is mapped beside
-it, filled or backed by a file, and takes the block's place by one `mremap`, whatever the size. Until then nothing has
-changed, so a load that fails leaves the block as it was.
+it, filled or backed by a file, and takes the block's place by moving page tables, in the same time whatever the size.
+Until then nothing has changed, so a load that fails leaves the block as it was.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import threading
 from pathlib import Path
 
 from emulator.core.bits import align_up
@@ -19,6 +20,8 @@ from emulator.core.errors import ConfigError
 PAGE_SIZE = 4096
 
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_MADV_POPULATE_READ = 22
+_PIECE = 8 << 20
 _FAILED = ctypes.c_void_p(-1).value
 _PAGEMAP = Path("/proc/self/pagemap")
 _PAGEMAP_ENTRY = 8
@@ -27,6 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 if hasattr(_libc, "mremap"):
     _libc.mremap.restype = ctypes.c_void_p
     _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
@@ -36,25 +40,25 @@ class StagedMemory:
     """Content of `size` bytes that a RAM block may take over; zero-filled, or what a file holds at `offset`.
 
     A file is mapped privately: it is read as the guest touches it, and must not be written to or cut short any more.
-    Whoever makes one closes it, adopted or not. Raises ConfigError if there is no memory for it.
+    `present` is then a bitmap of the pages that may hold anything but zeros. Whoever makes one closes it, adopted or
+    not. Raises ConfigError if there is no memory for it.
     """
 
-    def __init__(self, size: int, fd: int = -1, offset: int = 0) -> None:
+    def __init__(self, size: int, fd: int = -1, offset: int = 0, *, present: bytes | None = None) -> None:
         flags = mmap.MAP_PRIVATE | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
         address = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, fd, offset)
         if address == _FAILED:
             raise ConfigError(f"cannot map {size} bytes of memory: {os.strerror(ctypes.get_errno())}")
         self.size = size
-        self.backed = fd >= 0
+        self.present = present
         self.address: int = address
         self._owned = True
         self.view = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
         """The content; not to be used after `close` or `RamBlock.adopt`."""
 
-    def release(self) -> int:
-        """Give the mapping away: its address, which this object will not free any more."""
+    def release(self) -> None:
+        """Leave the mapping to whoever has it now."""
         self._owned = False
-        return self.address
 
     def close(self) -> None:
         """Free the mapping unless a block has it; harmless when repeated."""
@@ -81,31 +85,38 @@ class RamBlock:
         self.size = size
         self.readonly = readonly
         self.view = memoryview(self._map)
-        self.backed = False
-        """Whether pages that nobody has touched yet may hold something other than zeros, from a file."""
+        self.present: bytes | None = None
+        """Which pages may hold anything but zeros although nobody has touched them, as they come from a file: bit n of
+        byte n // 8 stands for page n. None if there are no such pages."""
         self._anchor = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
         """Host address of the first byte: what the engine maps."""
 
     def adopt(self, staged: StagedMemory) -> None:
-        """Take over content of the same size, at once; the engine is to forget translated code afterwards."""
+        """Take over content of the same size, at once; the engine is to forget translated code afterwards.
+
+        Nobody may look at the block meanwhile. Raises MemoryError, with the old content in its place.
+        """
         if staged.size != self.size:
             raise ValueError(f"RAM block {self.name} has {self.size} bytes, not {staged.size}")
         if not hasattr(_libc, "mremap"):
             ctypes.memmove(self.address, staged.address, self.size)
             return
-        flags = _MREMAP_MAYMOVE | _MREMAP_FIXED
-        if _libc.mremap(staged.release(), self.size, self.size, flags, self.address) == _FAILED:
-            raise MemoryError(f"RAM block {self.name}: {os.strerror(ctypes.get_errno())}")
-        self.backed = staged.backed
+        old = _move(self.address, self.size, None)
+        try:
+            _move(staged.address, self.size, self.address)
+        except MemoryError:
+            _move(old, self.size, self.address)
+            raise
+        staged.release()
+        self.present = staged.present
+        threading.Thread(target=_give_back, args=(old, self.size), name="old memory").start()
 
     def touched(self) -> bytes | None:
         """For each page an 8-byte word, native endian, of which bits 62 and 63 tell whether it was ever touched.
 
-        None where the system does not tell (Linux does: /proc/PID/pagemap), or where untouched pages may hold data.
+        None where the system does not tell (Linux does: /proc/PID/pagemap).
         """
-        if self.backed:
-            return None
         with contextlib.suppress(OSError), _PAGEMAP.open("rb", buffering=0) as pagemap:
             length = self.size // PAGE_SIZE * _PAGEMAP_ENTRY
             entries = os.pread(pagemap.fileno(), length, self.address // PAGE_SIZE * _PAGEMAP_ENTRY)
@@ -113,9 +124,32 @@ class RamBlock:
                 return entries
         return None
 
+    def populate(self, begin: int, end: int) -> None:
+        """Read what is still in a file from offset `begin` up to `end`, in large pieces; only faster than not to."""
+        if self.present is not None:
+            _libc.madvise(self.address + begin, end - begin, _MADV_POPULATE_READ)
+
     def close(self) -> None:
         """Give the memory back; the engine must have been closed before. Somebody's view of it delays that."""
         del self._anchor
         with contextlib.suppress(BufferError):
             self.view.release()
             self._map.close()
+
+
+def _move(address: int, size: int, to: int | None) -> int:
+    """Move a mapping with its pages to a free place, or in place of what is at `to`; returns where it is."""
+    if to is None:  # without a place, mremap would leave it where it is
+        to = _libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        if to == _FAILED:
+            raise MemoryError(os.strerror(ctypes.get_errno()))
+    if _libc.mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, to) == _FAILED:
+        raise MemoryError(os.strerror(ctypes.get_errno()))
+    return to
+
+
+def _give_back(address: int, size: int) -> None:
+    """Free a mapping piece by piece: 60 ms for a GiB in use, in which nobody else could map anything otherwise."""
+    for offset in range(0, size, _PIECE):
+        _libc.madvise(address + offset, min(_PIECE, size - offset), mmap.MADV_DONTNEED)
+    _libc.munmap(address, size)

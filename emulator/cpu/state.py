@@ -1,4 +1,4 @@
-"""A hart's sections in a stream: `cpu_common` and `cpu`, in QEMU 7.2's layout.
+"""A hart's sections in a stream: `cpu_common` and `cpu`, in the layouts of QEMU 7.2 (version 5) and 10.0 (version 10).
 
 What the engine holds is read from it when the hart is saved. The rest of QEMU's fields belong to extensions that this
 hart does not have (counters that can be set, triggers, the AIA): they have one value here, a peer's are kept as they
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar
 from emulator.core.bits import mask
 from emulator.cpu.env import PMP_ENTRIES
 from emulator.migration.errors import FieldMismatchError, FieldRangeError
-from emulator.migration.fields import Array, Bool, Int32, UInt8, UInt32, UInt64
+from emulator.migration.fields import Array, Bool, Int32, UInt8, UInt32, UInt64, Unused
+from emulator.migration.fields.scalar import IntegerField
 from emulator.migration.vmstate import VMStateDescription
 
 if TYPE_CHECKING:
@@ -126,7 +127,12 @@ class CpuState:
     siselect: int = 0
     scounteren: int = 0
     mcounteren: int = 0
+    scountinhibit: int = 0
     mcountinhibit: int = 0
+    mvien: int = 0
+    mvip: int = 0
+    sie: int = 0
+    """The three belong to virtual interrupts of the AIA."""
     pmu_ctrs: list[PmuCounter] = field(default_factory=lambda: [PmuCounter() for _ in range(COUNTERS)])
     mhpmevent_val: list[int] = field(default_factory=lambda: [0] * COUNTERS)
     mhpmeventh_val: list[int] = field(default_factory=lambda: [0] * COUNTERS)
@@ -171,27 +177,31 @@ FIXED = {
 """Attributes that must be as here, and what to use where the stream comes from."""
 
 
-def _u64(names: str) -> tuple[UInt64, ...]:
-    return tuple(UInt64(name, wire_name=f"env.{name}") for name in names.split())
+VERSION_7_2, VERSION_10_0 = 5, 10
 
 
-def _u32(names: str) -> tuple[UInt32, ...]:
-    return tuple(UInt32(name, wire_name=f"env.{name}") for name in names.split())
+def _env(kind: type[IntegerField], names: str) -> tuple[IntegerField, ...]:
+    """Registers that all versions have."""
+    return tuple(kind(name, wire_name=f"env.{name}") for name in names.split())
 
 
-VMSTATE_PMU_COUNTER = VMStateDescription(
-    "cpu/pmu",
-    PmuCounter,
-    version_id=1,
-    minimum_version_id=1,
-    fields=(
-        UInt64("mhpmcounter_val"),
-        UInt64("mhpmcounterh_val"),
-        UInt64("mhpmcounter_prev"),
-        UInt64("mhpmcounterh_prev"),
-        Bool("started"),
-    ),
-)
+def _before_10(kind: type[IntegerField], names: str) -> tuple[IntegerField, ...]:
+    """Registers that version 10 has in another form, or not."""
+    return tuple(kind(name, wire_name=f"env.{name}", last_version_id=VERSION_7_2) for name in names.split())
+
+
+def _from_10(kind: type[IntegerField], names: str) -> tuple[IntegerField, ...]:
+    """Registers that version 5 has in another form, or not."""
+    return tuple(kind(name, wire_name=f"env.{name}", version_id=VERSION_10_0) for name in names.split())
+
+
+def _pmu(version_id: int) -> VMStateDescription:
+    values = (UInt64(f"mhpmcounter{which}") for which in ("_val", "h_val", "_prev", "h_prev"))
+    started = (Bool("started"),) if version_id == 1 else ()
+    return VMStateDescription(
+        "cpu/pmu", PmuCounter, version_id=version_id, minimum_version_id=version_id, fields=(*values, *started)
+    )
+
 
 VMSTATE_PMP_ENTRY = VMStateDescription(
     "cpu/pmp/entry",
@@ -204,21 +214,34 @@ VMSTATE_PMP_ENTRY = VMStateDescription(
 VMSTATE_CPU = VMStateDescription(
     "cpu",
     CpuState,
-    version_id=5,
-    minimum_version_id=5,
+    version_id=VERSION_10_0,
+    minimum_version_id=VERSION_7_2,
     fields=(
         Array("gpr", UInt64, 32, wire_name="env.gpr"),
         Array("fpr", UInt64, 32, wire_name="env.fpr"),
         Array("miprio", UInt8, 64, wire_name="env.miprio"),
         Array("siprio", UInt8, 64, wire_name="env.siprio"),
-        *_u64("pc load_res load_val frm badaddr guest_phys_fault_addr priv_ver vext_ver"),
-        *_u32("misa_mxl misa_ext misa_mxl_max misa_ext_mask features"),
-        *_u64("priv virt resetvec mhartid mstatus mip miclaim mie mideleg satp stval medeleg stvec sepc scause"),
-        *_u64("mtvec mepc mcause mtval miselect siselect scounteren mcounteren mcountinhibit"),
-        Array("pmu_ctrs", VMSTATE_PMU_COUNTER, COUNTERS, wire_name="env.pmu_ctrs"),
+        *_env(UInt64, "pc load_res load_val frm badaddr guest_phys_fault_addr priv_ver vext_ver"),
+        *_env(UInt32, "misa_mxl misa_ext"),
+        *_before_10(UInt32, "misa_mxl_max"),
+        Unused(4, version_id=VERSION_10_0),
+        *_env(UInt32, "misa_ext_mask"),
+        *_before_10(UInt32, "features"),
+        *_env(UInt64, "priv"),
+        *_before_10(UInt64, "virt"),
+        Bool("virt", wire_name="env.virt_enabled", version_id=VERSION_10_0),
+        *_env(UInt64, "resetvec mhartid mstatus mip miclaim mie"),
+        *_from_10(UInt64, "mvien mvip sie"),
+        *_env(UInt64, "mideleg satp stval medeleg stvec sepc scause mtvec mepc mcause mtval miselect siselect"),
+        *_before_10(UInt64, "scounteren mcounteren mcountinhibit"),
+        *_from_10(UInt32, "scounteren mcounteren scountinhibit mcountinhibit"),
+        Array("pmu_ctrs", _pmu(1), COUNTERS, wire_name="env.pmu_ctrs", last_version_id=VERSION_7_2),
+        Array("pmu_ctrs", _pmu(2), COUNTERS, wire_name="env.pmu_ctrs", version_id=VERSION_10_0),
         Array("mhpmevent_val", UInt64, COUNTERS, wire_name="env.mhpmevent_val"),
         Array("mhpmeventh_val", UInt64, COUNTERS, wire_name="env.mhpmeventh_val"),
-        *_u64("sscratch mscratch mfromhost mtohost stimecmp"),
+        *_env(UInt64, "sscratch mscratch"),
+        *_before_10(UInt64, "mfromhost mtohost"),
+        *_env(UInt64, "stimecmp"),
     ),
     subsections=(
         VMStateDescription(

@@ -63,7 +63,8 @@ def _check_versions(description: VMStateDescription) -> None:
     if not 0 <= description.minimum_version_id <= description.version_id:
         raise _Contradiction(f"no version from {description.minimum_version_id} to {description.version_id}")
     for field in description.fields:
-        if field.field_exists is None and not 0 <= field.version_id <= description.version_id:
+        last = description.version_id if field.last_version_id is None else field.last_version_id
+        if field.field_exists is None and not 0 <= field.version_id <= min(last, description.version_id):
             raise _Contradiction(f"field {field.wire_name} of version {field.version_id} is never on the wire")
         info = getattr(field, "info", None)
         if isinstance(info, StructAtVersion):
@@ -105,11 +106,16 @@ def _check_inline(description: VMStateDescription, field: WithTmp) -> None:
 def _check_duplicates(description: VMStateDescription) -> None:
     stored = [(attribute.path, field) for field in description.fields for attribute in field.attributes]
     for (path, field), (other_path, other) in itertools.combinations(stored, 2):
-        if field.field_exists and other.field_exists:
+        if (field.field_exists and other.field_exists) or _take_turns(field, other) or _take_turns(other, field):
             continue
         same = path == other_path and _overlap(field, other)
         if same or path.startswith(other_path + ".") or other_path.startswith(path + "."):
             raise _Contradiction(f"{max(path, other_path, key=len)} is described twice")
+
+
+def _take_turns(earlier: Field, later: Field) -> bool:
+    """Whether the versions that have the first end before those that have the other begin."""
+    return earlier.last_version_id is not None and earlier.last_version_id < later.version_id
 
 
 def _overlap(field: Field, other: Field) -> bool:

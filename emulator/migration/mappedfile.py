@@ -21,7 +21,7 @@ from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration.blocklist import put_name
 from emulator.migration.errors import ChecksumError
 from emulator.migration.mappedram import ALIGNMENT, HEADER_VERSION, Area, bitmap_size
-from emulator.migration.pages import data_pages, runs
+from emulator.migration.pages import bits_of, data_pages, runs
 from emulator.migration.wire import Writer
 
 GAP_PAGES = 16
@@ -52,6 +52,8 @@ def write_areas(fd: int, position: int, blocks: Sequence[RamBlock]) -> tuple[lis
             area, entry = _entry(block, position, np.packbits(has_data, bitorder="little").tobytes())
             parts.append(Part(position, entry))
             pieces = [(first * PAGE_SIZE, end * PAGE_SIZE) for first, end in runs(has_data, gap=GAP_PAGES)]
+            for begin, end in pieces:
+                block.populate(begin, end)
             writes.append(pool.submit(_write_pages, fd, direct, block.view, area.pages_offset, pieces))
             checksums[block.name] = checksum(block.view, area.bitmap)
             position = area.pages_end
@@ -63,8 +65,7 @@ def write_areas(fd: int, position: int, blocks: Sequence[RamBlock]) -> tuple[lis
 def checksum(pages: memoryview, bitmap: bytes) -> str:
     """XXH3 (128 bits, in hexadecimal) of those of the block's `pages` that the bitmap says are present."""
     digest = xxhash.xxh3_128()
-    present = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").astype(np.bool_)
-    for first, end in runs(present):
+    for first, end in runs(bits_of(bitmap)):
         digest.update(pages[first * PAGE_SIZE : end * PAGE_SIZE])
     return digest.hexdigest()
 

@@ -87,7 +87,7 @@ def _get_area(reader: Reader, name: str, size: int) -> Area:
 
 def stage(area: Area, fd: int, *, exact: bool) -> StagedMemory:
     """Map the area's pages privately, as content for a RAM block."""
-    staged = StagedMemory(area.size, fd, area.pages_offset)
+    staged = StagedMemory(area.size, fd, area.pages_offset, present=area.bitmap)
     if not exact:
         try:
             _clear_absent(area, fd, staged)

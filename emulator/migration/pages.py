@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from emulator.core.memory import PAGE_SIZE, RamBlock
 
 WORDS = PAGE_SIZE // 8
-USED = 62
-"""From this bit on a word of `RamBlock.touched` tells that the page exists."""
+TOUCHED = 62
+"""From this bit on a word of `RamBlock.touched` is not 0 if the page is in memory."""
 
 
 def rows_of(block: RamBlock) -> NDArray[np.uint64]:
@@ -20,16 +20,21 @@ def rows_of(block: RamBlock) -> NDArray[np.uint64]:
 
 
 def data_pages(block: RamBlock) -> NDArray[np.bool_]:
-    """For each page whether it holds anything but zeros."""
+    """For each page whether it holds anything but zeros, or may as it is still in the file that it comes from."""
     rows = rows_of(block)
-    touched = block.touched()
-    if touched is None:
+    words = block.touched()
+    if words is None:
         return np.asarray(rows.any(axis=1))
-    used = np.frombuffer(touched, np.uint64) >> np.uint64(USED) != 0
-    has_data = np.zeros(len(rows), np.bool_)
-    for first, end in runs(used):
+    touched = np.frombuffer(words, np.uint64) >> np.uint64(TOUCHED) != 0
+    has_data = np.zeros(len(rows), np.bool_) if block.present is None else bits_of(block.present)[: len(rows)]
+    for first, end in runs(touched):
         has_data[first:end] = rows[first:end].any(axis=1)
     return has_data
+
+
+def bits_of(bitmap: bytes) -> NDArray[np.bool_]:
+    """A bitmap as an array of its own: bit n of byte n // 8 is element n."""
+    return np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little").view(np.bool_)
 
 
 def runs(pages: NDArray[np.bool_], *, gap: int = 0) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,8 @@ class Entry:
     name: str
     instance_id: int
     section_id: int
+    version_id: int
+    """The version that is sent; all that the description has can be loaded."""
     description: VMStateDescription
     owner: Owner
 
@@ -48,9 +50,13 @@ class Entry:
 
 
 class Registry:
-    """The sections of one machine; iterating gives them in sending order: by priority, then as registered."""
+    """The sections of one machine; iterating gives them in sending order: by priority, then as registered.
 
-    def __init__(self) -> None:
+    `versions` are those that a machine type sends other sections in than their descriptions' newest, by name.
+    """
+
+    def __init__(self, versions: Mapping[str, int] | None = None) -> None:
+        self._versions = versions or {}
         self._entries: list[Entry] = []
         self.owners: list[Owner] = []
         """Everybody with state, in the order of registration, which is also that of adopting."""
@@ -61,7 +67,9 @@ class Registry:
             self.owners.append(owner)
         for name, description in owner.vmstate.items():
             instance = sum(entry.name == name for entry in self._entries)
-            self._entries.append(Entry(name, instance, FIRST_SECTION_ID + len(self._entries), description, owner))
+            version = self._versions.get(name, description.version_id)
+            section_id = FIRST_SECTION_ID + len(self._entries)
+            self._entries.append(Entry(name, instance, section_id, version, description, owner))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(sorted(self._entries, key=lambda entry: -entry.description.priority))

@@ -119,7 +119,7 @@ def put_devices(registry: Registry, writer: Writer) -> list[dict[str, Any]]:
 
 
 def _heading(entry: Entry) -> Heading:
-    return Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.description.version_id)
+    return Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.version_id)
 
 
 def _put_ram(writer: Writer, mark: Mark) -> None:

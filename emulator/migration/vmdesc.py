@@ -28,11 +28,20 @@ DEPTH_LIMIT = 32
 
 
 def save_section(
-    description: VMStateDescription, state: Any, writer: Writer, *, name: str, instance_id: int
+    description: VMStateDescription,
+    state: Any,
+    writer: Writer,
+    *,
+    name: str,
+    instance_id: int,
+    version_id: int | None = None,
 ) -> dict[str, Any]:
-    """Append a section's payload, and return its object for the stream's description; raises StateError."""
+    """Append a section's payload, and return its object for the stream's description; raises StateError.
+
+    The payload has the form of `version_id`, by default the newest.
+    """
     section: dict[str, Any] = {"name": name, "instance_id": instance_id}
-    description.save(state, writer, vmdesc=section)
+    description.save(state, writer, version_id=version_id, vmdesc=section)
     return section
 
 
@@ -43,34 +52,54 @@ def to_json(sections: list[dict[str, Any]], *, page_size: int) -> bytes:
 
 def from_json(text: bytes | bytearray | memoryview) -> dict[tuple[str, int], dict[str, Any]]:
     """The sections of a description by name and instance id; raises VmdescError."""
+    return sections_of(parse(text))
+
+
+def parse(text: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """A description as it is; raises VmdescError for what is no JSON object."""
     try:
         whole = json.loads(bytes(text))
     except (ValueError, RecursionError):
-        raise VmdescError("a JSON description", bytes(text[:32])) from None
+        whole = None
+    if not isinstance(whole, dict):
+        raise VmdescError("a JSON description", bytes(text[:32]))
+    return whole
+
+
+def sections_of(whole: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """The sections of a parsed description, as from `from_json`."""
     sections = {}
     for section in _list_in(whole, "devices"):
         sections[_item(section, "name", str), _item(section, "instance_id", int)] = section
     return sections
 
 
-def decode(section: dict[str, Any], reader: Reader) -> dict[str, Any]:
+def decode(
+    section: dict[str, Any], reader: Reader, *, limit: int = VALUE_LIMIT, into: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Read a payload by nothing but its description, an item of `from_json`.
 
     Returns values by the fields' names: int, bool, float, bytes for what is opaque, lists for arrays, dicts for
-    structs; subsections by their names after the fields. Raises StreamError where the bytes do not follow.
+    structs; subsections by their names after the fields. Raises StreamError where the bytes do not follow, or have
+    more values than `limit`; what was read before that is in `into`, if given.
     """
-    return _Decoder(reader).struct(section, 0)
+    return _Decoder(reader, limit).struct(section, 0, {} if into is None else into)
+
+
+def struct_of(entry: dict[str, Any]) -> dict[str, Any] | None:
+    """The description of the struct that a field holds, or None if it holds something else."""
+    nested = entry if str(entry.get("type")) in INLINE else entry.get("struct")
+    return nested if isinstance(nested, dict) and "fields" in nested else None
 
 
 class _Decoder:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, limit: int) -> None:
         self._reader = reader
-        self._budget = VALUE_LIMIT
+        self._limit = self._budget = limit
 
-    def struct(self, description: dict[str, Any], depth: int) -> dict[str, Any]:
+    def struct(self, description: dict[str, Any], depth: int, values: dict[str, Any]) -> dict[str, Any]:
         if depth == DEPTH_LIMIT:
             raise VmdescError(f"at most {DEPTH_LIMIT} structs within each other", "more", offset=self._reader.offset)
-        values: dict[str, Any] = {}
         entries = _list_in(description, "fields")
         self._charge(len(entries))
         for entry in entries:
@@ -83,14 +112,18 @@ class _Decoder:
         for subsection in _list_in(description, "subsections"):
             name = _item(subsection, "vmsd_name", str)
             try:
+                if name in values:
+                    raise VmdescError("each name once", name, offset=self._reader.offset)
                 self._subsection_header(name)
-                values[name] = self.struct(subsection, depth + 1)
+                values[name] = self.struct(subsection, depth + 1, {})
             except StreamError as error:
                 error.within(quote(name))
                 raise
         return values
 
     def _field(self, values: dict[str, Any], name: str, entry: dict[str, Any], depth: int) -> None:
+        if name in values and "index" not in entry:
+            raise VmdescError("each name once", name, offset=self._reader.offset)
         if "array_len" in entry:
             count = _item(entry, "array_len", int)
             if not 0 <= count <= self._budget:
@@ -101,8 +134,6 @@ class _Decoder:
             if not isinstance(elements, list) or _item(entry, "index", int) != len(elements):
                 raise VmdescError("elements in their order", entry["index"], offset=self._reader.offset)
             elements.append(self._value(entry, depth))
-        elif name in values:
-            raise VmdescError("each name once", name, offset=self._reader.offset)
         else:
             values[name] = self._value(entry, depth)
 
@@ -111,12 +142,11 @@ class _Decoder:
         size = _item(entry, "size", int)
         if size < 0:
             raise VmdescError("a size of 0 or more", size, offset=self._reader.offset)
-        type_name = str(entry.get("type"))
-        nested = entry if type_name in INLINE else entry.get("struct")
-        if not isinstance(nested, dict) or "fields" not in nested:
-            return _plain(type_name, self._reader.read(size))
+        nested = struct_of(entry)
+        if nested is None:
+            return _plain(str(entry.get("type")), self._reader.read(size))
         begin = self._reader.offset
-        value = self.struct(nested, depth + 1)
+        value = self.struct(nested, depth + 1, {})
         if self._reader.offset - begin != size:
             raise VmdescError(f"a struct of {size} bytes", self._reader.offset - begin, offset=begin)
         return value
@@ -125,7 +155,7 @@ class _Decoder:
         """Count what is decoded, so that small descriptions of nothing, over and over, come to an end."""
         self._budget -= work
         if self._budget < 0:
-            raise VmdescError(f"at most {VALUE_LIMIT} values", "more", offset=self._reader.offset)
+            raise VmdescError(f"at most {self._limit} values", "more", offset=self._reader.offset)
 
     def _subsection_header(self, name: str) -> None:
         begin = self._reader.offset
@@ -149,8 +179,8 @@ _READERS: dict[str, Callable[[bytes], Any]] = {
 
 
 def _plain(type_name: str, data: bytes) -> Any:
-    """A value without structure: a number where the type says so, otherwise its bytes."""
-    return _READERS.get(type_name, bytes)(data)
+    """A value without structure: a number where type and size say so, otherwise its bytes."""
+    return _READERS.get(type_name, bytes)(data) if len(data) <= 8 else data
 
 
 def _list_in(owner: Any, key: str) -> list[dict[str, Any]]:

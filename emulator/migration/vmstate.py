@@ -100,7 +100,6 @@ class VMStateDescription(Info):
         self.compresses = not subsections and all(field.compresses for field in fields)
         self._subsections = {subsection.name: subsection for subsection in subsections}
         self._steps: dict[int, list[Field | Run]] = {}
-        self._unique_names = _unique_names(fields)
 
     @property
     def descriptions(self) -> tuple[VMStateDescription, ...]:
@@ -209,9 +208,8 @@ class VMStateDescription(Info):
     def _save_described(self, state: Any, writer: Writer, version_id: int, vmdesc: dict[str, Any]) -> None:
         entries: list[Entry] = []
         vmdesc |= {"vmsd_name": self.name, "version": version_id, "fields": entries}
-        for field, name in zip(self.fields, self._unique_names, strict=True):
-            if not field.is_in(version_id):
-                continue
+        fields = tuple(field for field in self.fields if field.is_in(version_id))
+        for field, name in zip(fields, _unique_names(fields), strict=True):
             try:
                 if field.field_exists is None or field.field_exists(state, version_id):
                     entries += field.save_described(state, writer, name)

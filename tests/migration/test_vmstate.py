@@ -63,6 +63,18 @@ def test_a_condition_decides_alone_and_without_one_the_version_does(
     assert set(asked) == ({version_id} if conditional else set())
 
 
+@pytest.mark.parametrize(("version_id", "data"), [(1, "00 07 09"), (2, "07 09")])
+def test_a_field_that_changes_its_width_is_there_once_in_each_version(
+    version_id: int, data: str, save: Any, load: Any
+) -> None:
+    description = versions(1, 2, UInt16("a", last_version_id=1), UInt8("a", version_id=2), UInt8("b"))
+    assert save(description, State(7, 9), version_id) == bytes.fromhex(data)
+    assert load(description, bytes.fromhex(data), version_id) == State(7, 9)
+    described: dict[str, Any] = {}
+    description.save(State(), Writer(), version_id=version_id, vmdesc=described)
+    assert [entry["name"] for entry in described["fields"]] == ["a", "b"]
+
+
 def test_a_condition_sees_what_was_loaded_before_it(load: Any) -> None:
     description = versions(0, 0, UInt8("a"), UInt8("b", field_exists=lambda state, _version: state.a == 1))
     assert load(description, bytes((1, 5))) == State(1, 5)

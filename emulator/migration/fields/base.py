@@ -126,6 +126,7 @@ class FieldOptions(TypedDict, total=False):
 
     wire_name: str
     version_id: int
+    last_version_id: int
     field_exists: Exists
 
 
@@ -133,7 +134,8 @@ class Field(ABC):
     """A part of a state, in its place in the wire's order.
 
     `wire_name` is the name in the stream's own description, QEMU's if that differs from the attribute's. The field is
-    on the wire from `version_id` on; or, if `field_exists` is given, whenever that says so, whatever the version.
+    on the wire from `version_id` on, up to `last_version_id` if that is given (QEMU drops a field by breaking with all
+    older versions; who speaks several of them needs both ends). If `field_exists` is given, that alone decides.
     """
 
     type_name: str
@@ -143,11 +145,14 @@ class Field(ABC):
     def __init__(self, name: str, **options: Unpack[FieldOptions]) -> None:
         self.wire_name = options.get("wire_name", name)
         self.version_id = options.get("version_id", 0)
+        self.last_version_id = options.get("last_version_id")
         self.field_exists = options.get("field_exists")
 
     def is_in(self, version_id: int) -> bool:
         """Whether the field can be on the wire of that version."""
-        return self.field_exists is not None or self.version_id <= version_id
+        if self.field_exists is not None:
+            return True
+        return self.version_id <= version_id and (self.last_version_id is None or version_id <= self.last_version_id)
 
     @property
     def compresses(self) -> bool:
