@@ -113,7 +113,15 @@ def put_devices(registry: Registry, writer: Writer) -> list[dict[str, Any]]:
         if not entry.description.is_needed(state):
             continue
         put_heading(writer, _heading(entry))
-        described.append(save_section(entry.description, state, writer, name=entry.name, instance_id=entry.instance_id))
+        section = save_section(
+            entry.description,
+            state,
+            writer,
+            name=entry.name,
+            instance_id=entry.instance_id,
+            version_id=entry.version_id,
+        )
+        described.append(section)
         put_footer(writer, entry.section_id)
     return described
 
