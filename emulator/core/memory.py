@@ -40,8 +40,8 @@ class StagedMemory:
     """Content of `size` bytes that a RAM block may take over; zero-filled, or what a file holds at `offset`.
 
     A file is mapped privately: it is read as the guest touches it, and must not be written to or cut short any more.
-    `present` is then a bitmap of the pages that may hold anything but zeros. Whoever makes one closes it, adopted or
-    not. Raises ConfigError if there is no memory for it.
+    `present` is then a bitmap of the pages that may hold anything but zeros. Whoever makes one closes it in the end.
+    Raises ConfigError if there is no memory for it.
     """
 
     def __init__(self, size: int, fd: int = -1, offset: int = 0, *, present: bytes | None = None) -> None:
@@ -52,18 +52,21 @@ class StagedMemory:
         self.size = size
         self.present = present
         self.address: int = address
-        self._owned = True
-        self.view = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
-        """The content; not to be used after `close` or `RamBlock.adopt`."""
+        self._closed = False
 
-    def release(self) -> None:
-        """Leave the mapping to whoever has it now."""
-        self._owned = False
+    @property
+    def view(self) -> memoryview:
+        """The content; to be used before `RamBlock.exchange` and `close` only."""
+        return memoryview((ctypes.c_char * self.size).from_address(self.address)).cast("B")
 
     def close(self) -> None:
-        """Free the mapping unless a block has it; harmless when repeated."""
-        if self._owned:
-            self._owned = False
+        """Free the memory, in the background if it is large; harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.size > _PIECE:
+            threading.Thread(target=_give_back, args=(self.address, self.size), name="old memory").start()
+        else:
             _libc.munmap(self.address, self.size)
 
 
@@ -92,25 +95,27 @@ class RamBlock:
         self.address = ctypes.addressof(self._anchor)
         """Host address of the first byte: what the engine maps."""
 
-    def adopt(self, staged: StagedMemory) -> None:
-        """Take over content of the same size, at once; the engine is to forget translated code afterwards.
+    def exchange(self, staged: StagedMemory) -> None:
+        """Swap contents with `staged`, which has the same size; the engine is to forget translated code afterwards.
 
-        Nobody may look at the block meanwhile. Raises MemoryError, with the old content in its place.
+        Nobody may look at the block meanwhile. Raises MemoryError, and then nothing has changed.
         """
         if staged.size != self.size:
             raise ValueError(f"RAM block {self.name} has {self.size} bytes, not {staged.size}")
-        if not hasattr(_libc, "mremap"):
-            ctypes.memmove(self.address, staged.address, self.size)
-            return
-        old = _move(self.address, self.size, None)
-        try:
-            _move(staged.address, self.size, self.address)
-        except MemoryError:
-            _move(old, self.size, self.address)
-            raise
-        staged.release()
-        self.present = staged.present
-        threading.Thread(target=_give_back, args=(old, self.size), name="old memory").start()
+        if hasattr(_libc, "mremap"):
+            old = _reserve(self.size)
+            _move(self.address, self.size, old)
+            try:
+                _move(staged.address, self.size, self.address)
+            except MemoryError:
+                _move(old, self.size, self.address)
+                raise
+            staged.address = old
+        else:
+            old_content = bytes(self.view)
+            self.view[:] = staged.view
+            staged.view[:] = old_content
+        self.present, staged.present = staged.present, self.present
 
     def touched(self) -> bytes | None:
         """For each page an 8-byte word, native endian, of which bits 62 and 63 tell whether it was ever touched.
@@ -137,15 +142,18 @@ class RamBlock:
             self._map.close()
 
 
-def _move(address: int, size: int, to: int | None) -> int:
-    """Move a mapping with its pages to a free place, or in place of what is at `to`; returns where it is."""
-    if to is None:  # without a place, mremap would leave it where it is
-        to = _libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-        if to == _FAILED:
-            raise MemoryError(os.strerror(ctypes.get_errno()))
+def _reserve(size: int) -> int:
+    """A place in the address space, without memory."""
+    address: int = _libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if address == _FAILED:
+        raise MemoryError(os.strerror(ctypes.get_errno()))
+    return address
+
+
+def _move(address: int, size: int, to: int) -> None:
+    """Move a mapping with its pages, in place of what is at `to`."""
     if _libc.mremap(address, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, to) == _FAILED:
         raise MemoryError(os.strerror(ctypes.get_errno()))
-    return to
 
 
 def _give_back(address: int, size: int) -> None:

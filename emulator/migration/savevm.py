@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
 from emulator.migration import blocklist, mappedram, seal
 from emulator.migration.errors import (
@@ -147,14 +148,24 @@ class Loaded:
     states: list[tuple[Owner, Any]] = field(default_factory=list)
 
     def adopt(self, subject: Subject) -> None:
-        """Let the machine, which must be stopped, take over everything."""
-        for block in subject.blocks:
-            block.adopt(self.ram[block.name])
+        """Let the machine, which must be stopped, take over everything.
+
+        Raises ConfigError if the system cannot move the memory about, and then nothing has changed.
+        """
+        exchanged: list[RamBlock] = []
+        try:
+            for block in subject.blocks:
+                block.exchange(self.ram[block.name])
+                exchanged.append(block)
+        except MemoryError as error:
+            for block in exchanged:
+                block.exchange(self.ram[block.name])
+            raise ConfigError(f"cannot exchange the machine's memory: {error}") from error
         for owner, state in self.states:
             owner.adopt(state)
 
     def close(self) -> None:
-        """Free memory that no block has taken over."""
+        """Free the staged memory, or what the blocks held before."""
         for staged in self.ram.values():
             staged.close()
 
