@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from emulator.core.bits import align_up
@@ -60,13 +61,9 @@ class StagedMemory:
         return memoryview((ctypes.c_char * self.size).from_address(self.address)).cast("B")
 
     def close(self) -> None:
-        """Free the memory, in the background if it is large; harmless when repeated."""
-        if self._closed:
-            return
-        self._closed = True
-        if self.size > _PIECE:
-            threading.Thread(target=_give_back, args=(self.address, self.size), name="old memory").start()
-        else:
+        """Free the memory; harmless when repeated."""
+        if not self._closed:
+            self._closed = True
             _libc.munmap(self.address, self.size)
 
 
@@ -156,8 +153,13 @@ def _move(address: int, size: int, to: int) -> None:
         raise MemoryError(os.strerror(ctypes.get_errno()))
 
 
-def _give_back(address: int, size: int) -> None:
-    """Free a mapping piece by piece: 60 ms for a GiB in use, in which nobody else could map anything otherwise."""
-    for offset in range(0, size, _PIECE):
-        _libc.madvise(address + offset, min(_PIECE, size - offset), mmap.MADV_DONTNEED)
-    _libc.munmap(address, size)
+def close_later(memories: Iterable[StagedMemory]) -> None:
+    """Close all of them in the background: a GiB that was in use takes 60 ms, for which a guest need not wait."""
+    threading.Thread(target=_close_by_pieces, args=(tuple(memories),), name="old memory").start()
+
+
+def _close_by_pieces(memories: Iterable[StagedMemory]) -> None:
+    for memory in memories:
+        for offset in range(0, memory.size, _PIECE):  # nobody else can map anything while a piece is being freed
+            _libc.madvise(memory.address + offset, min(_PIECE, memory.size - offset), mmap.MADV_DONTNEED)
+        memory.close()

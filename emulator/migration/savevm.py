@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from emulator.core.errors import ConfigError
-from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
+from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory, close_later
 from emulator.migration import blocklist, mappedram, seal
 from emulator.migration.errors import (
     ChecksumError,
@@ -166,8 +166,7 @@ class Loaded:
 
     def close(self) -> None:
         """Free the staged memory, or what the blocks held before."""
-        for staged in self.ram.values():
-            staged.close()
+        close_later(self.ram.values())
 
     def __enter__(self) -> Self:
         return self
