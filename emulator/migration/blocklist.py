@@ -15,7 +15,8 @@ from emulator.migration.wire import Reader, Writer
 
 SECTION = "ram"
 VERSION = 4
-SECTION_ID = 0
+SECTION_ID = 1
+"""Not 0: QEMU looks a part's section up by its id, and until they come all of its sections have 0."""
 
 FLAGS = PAGE_SIZE - 1
 """The bits of a record's first word that are flags; the others are an address or a size."""

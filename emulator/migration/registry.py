@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from emulator.migration.vmstate import VMStateDescription
 
-FIRST_SECTION_ID = 1
-"""Ids of a stream's sections are its own affair; 0 is left for RAM, which is not in this registry."""
+FIRST_SECTION_ID = 2
+"""Ids of a stream's sections are its own affair; 1 is RAM's, which is not in this registry."""
 
 
 class Owner(Protocol):
