@@ -20,6 +20,7 @@ LAYERS = (
     (1, ("migration",)),
     (1, ("conditions", "kicker", "options", "runstate", "serial", "sizes", "timekeeper")),
     (2, ("hw", "cpu")),
+    (2, ("testing",)),
     (3, ("chardev",)),
     (4, ("boards",)),
     (4, ("cpuview", "machinestate")),

@@ -135,7 +135,7 @@ def _with_files(items: Mapping[int, bytes], files: Mapping[str, bytes]) -> dict[
 class FwCfgState:
     """What is selected, how far it has been read, and a DMA address of which half is written."""
 
-    cur_entry: int = Key.SIGNATURE
+    cur_entry: int = int(Key.SIGNATURE)
     cur_offset: int = 0
     dma_addr: int = 0
 

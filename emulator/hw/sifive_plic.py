@@ -176,6 +176,7 @@ VMSTATE_PLIC = VMStateDescription(
             inline=True,
         ),
     ),
+    derived=("sources.number",),
 )
 
 

@@ -44,7 +44,7 @@ def unknown_attributes(description: VMStateDescription) -> tuple[str, ...]:
     for path, nested in _nested(description):
         unknown += [f"{path}.{name}" for name in unknown_attributes(nested)]
     for name, nested in _temporaries(description):
-        unknown += [f"{name}.{path}" for path in unknown_attributes(nested) if path != PARENT]
+        unknown += [f"{name}.{path}" for path in unknown_attributes(nested) if path.split(".")[0] != PARENT]
     return tuple(dict.fromkeys(unknown))
 
 

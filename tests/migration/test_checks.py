@@ -200,3 +200,14 @@ def test_temporaries_cover_what_they_say_and_what_they_reach_in_their_parent() -
     description = VMStateDescription("dev", State, fields=(WithTmp(tmp, covers=("y",)),), derived=("inner", "maybe"))
     assert unknown_attributes(description) == ()
     assert unknown_attributes(VMStateDescription("dev", State, fields=(WithTmp(TMP),))) == ("x", "y", "inner", "maybe")
+    reaching = VMStateDescription("tmp", Tmp, fields=(UInt8("n"), UInt8("parent.x", wire_name="x")))
+    description = VMStateDescription("dev", State, fields=(WithTmp(reaching),), derived=("inner", "maybe"))
+    assert unknown_attributes(description) == ("y",)
+
+
+def test_structs_in_a_temporarys_parent_are_looked_into() -> None:
+    forgetful = VMStateDescription("f", Inner, fields=(UInt8("a"),))
+    back = VMStateDescription("back", State, fields=(Struct("inner", forgetful),))
+    tmp = VMStateDescription("tmp", Tmp, fields=(UInt8("n"), Struct("parent", back)))
+    description = VMStateDescription("dev", State, fields=(WithTmp(tmp),), derived=("x", "y", "maybe"))
+    assert unknown_attributes(description) == ("tmp.inner.b",)
