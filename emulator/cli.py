@@ -10,22 +10,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from emulator.core.errors import ConfigError, EmulatorError
 from emulator.version import VERSION
 
+if TYPE_CHECKING:
+    from emulator.machine import Machine
+    from emulator.migration.snapshots import SnapshotDirectory
+
 UNSUPPORTED = """
 accel action add-fd async-teardown audio audiodev blockdev boot cdrom chardev chroot compat daemonize
 debugcon device dfilter drive dump-vmstate echr enable-kvm enable-sync-profile fda fdb fsdev full-screen fw_cfg gdb
-hda hdb hdc hdd incoming iscsi k L loadvm mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
+hda hdb hdc hdd incoming iscsi k L mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
 no-user-config numa object only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig qmp
 qmp-pretty readconfig rotate rtc runas s sandbox sd seed semihosting semihosting-config set singlestep snapshot
-snapshots spice tpmdev trace usb usbdevice uuid vga virtfs vnc watchdog-action
+spice tpmdev trace usb usbdevice uuid vga virtfs vnc watchdog-action
 """
 """Options of QEMU's, and of our own plans, that are not there yet: their users deserve a better word than "invalid"."""
 
@@ -128,6 +134,10 @@ def cli() -> None:
 @click.option("-S", "stopped", is_flag=True, help="Do not start the guest: cont in the monitor does.")
 @click.option("-no-reboot", is_flag=True, help="Exit when the guest resets the machine.")
 @click.option("-icount", metavar="shift=N", help="Count instructions, 2^N ns each: every run is the same.")
+@click.option(
+    "-snapshots", metavar="DIR", help="Where savevm puts snapshots. [~/.local/state/mini-qemu/snapshots/virt]"
+)
+@click.option("-loadvm", metavar="TAG", help="Start in this snapshot.")
 @click.option("-global", "settings", metavar="DRIVER.PROP=VALUE", multiple=True, help="virtio-mmio.force-legacy=off")
 @click.option("-d", "items", metavar="ITEM,...", help="Log these: int, in_asm, exec, mmio, guest_errors, unimp.")
 @click.option("-D", "log_file", metavar="FILE", help="Log to FILE and not to standard error.")
@@ -166,9 +176,62 @@ def run(**options: Any) -> int:
         "smp": parse.parse_smp(options["smp"]),
         "reboot": not options["no_reboot"],
         "force_legacy_virtio": parse.parse_globals(options["settings"]),
-        **{name: options[name] for name in ("bios", "kernel", "initrd", "append", "dtb")},
+        **{name: options[name] for name in ("bios", "kernel", "initrd", "append", "dtb", "snapshots")},
     }
-    return _run(machine, shift_sleep, serial, monitor, stopped=options["stopped"])
+    return _run(machine, shift_sleep, serial, monitor, stopped=options["stopped"], loadvm=options["loadvm"])
+
+
+@cli.group(context_settings={"help_option_names": ["-h", "--help"]})
+def snapshot() -> None:
+    """List, verify and delete the snapshots that savevm has saved."""
+
+
+def _of_directory(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which directory of snapshots is meant."""
+    chosen = click.option("-snapshots", "--snapshots", metavar="DIR", help="The directory, as behind run -snapshots.")
+    machine = click.option(
+        "-M", "-machine", "machine", metavar="NAME", default="virt", help="Whose default directory: virt."
+    )
+    return chosen(machine(command))
+
+
+def _directory(snapshots: str | None, machine: str) -> SnapshotDirectory:
+    from emulator.migration.snapshots import SnapshotDirectory, default_directory
+
+    return SnapshotDirectory(Path(snapshots) if snapshots else default_directory(machine))
+
+
+@snapshot.command("list")
+@_of_directory
+@click.option("-json", "--json", "as_json", is_flag=True, help="For scripts.")
+def list_command(snapshots: str | None, machine: str, *, as_json: bool) -> None:
+    """Show all snapshots, and which of them are damaged."""
+    from emulator.snapshotcli import list_snapshots
+
+    list_snapshots(_directory(snapshots, machine), as_json=as_json)
+
+
+@snapshot.command()
+@_of_directory
+@click.argument("tags", nargs=-1, metavar="[TAG]...")
+def verify(snapshots: str | None, machine: str, tags: tuple[str, ...]) -> int:
+    """Tell which snapshots are damaged; exits with 1 if one is.
+
+    Reads all of the file. Without a TAG, all snapshots are read.
+    """
+    from emulator.snapshotcli import verify_snapshots
+
+    return verify_snapshots(_directory(snapshots, machine), tags)
+
+
+@snapshot.command()
+@_of_directory
+@click.argument("tags", nargs=-1, required=True, metavar="TAG...")
+def delete(snapshots: str | None, machine: str, tags: tuple[str, ...]) -> int:
+    """Delete snapshots."""
+    from emulator.snapshotcli import delete_snapshots
+
+    return delete_snapshots(_directory(snapshots, machine), tags, _announce)
 
 
 @cli.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -191,7 +254,15 @@ def _enable_log(items: str | None, path: str | None) -> None:
         raise ConfigError(f"-D {path}: {error.strerror}") from error
 
 
-def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, monitor: str, *, stopped: bool) -> int:
+def _run(
+    options: dict[str, Any],
+    icount: tuple[int, bool] | None,
+    serial: str,
+    monitor: str,
+    *,
+    stopped: bool,
+    loadvm: str | None,
+) -> int:
     """Build the machine, open its console, let it run to its end; returns its exit status."""
     from emulator.console import Console
     from emulator.core.charport import CharPort
@@ -208,6 +279,8 @@ def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, 
         stack.callback(console.end_sessions)
         try:
             machine.power_on()
+            if loadvm is not None:  # before anything is typed, which would be lost
+                _loadvm(machine, loadvm)
             console.open_all()
             if not stopped:
                 machine.cont()
@@ -216,6 +289,13 @@ def _run(options: dict[str, Any], icount: tuple[int, bool] | None, serial: str, 
             console.quit(128 + reason.number)
             _announce(str(reason))
             return 128 + reason.number
+
+
+def _loadvm(machine: Machine, tag: str) -> None:
+    try:
+        machine.loadvm(tag)
+    except EmulatorError as error:
+        raise ConfigError(f"-loadvm {tag}: {error}") from error
 
 
 def _announce(line: str) -> None:

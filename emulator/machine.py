@@ -399,17 +399,18 @@ class Machine:
 
         Raises SnapshotError or FileError; a snapshot of that name is then still the old one.
         """
-        from emulator.migration.snapshots import timestamp_tag
 
-        name = tag or timestamp_tag()
-
-        def write() -> None:
-            icount = self._vcpu.instructions if self.icount else None
+        def write() -> str:
             with self._held() as subject:
-                self.snapshots.save(name, subject, virtual_clock=self.clock.now(), icount=icount)
+                return self.snapshots.save(
+                    tag,
+                    subject,
+                    ram_size=self.config.ram_size,
+                    virtual_clock=self.clock.now(),
+                    icount=self._vcpu.instructions if self.icount else None,
+                )
 
-        self.call(write)
-        return name
+        return self.call(write)
 
     def loadvm(self, tag: str) -> None:
         """Go back to the snapshot `tag`; otherwise as `load`."""

@@ -12,6 +12,8 @@ MOST_RAM = 1 << 44
 
 _UNITS = {"": 20, "B": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
+_PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
 
 def parse_size(size: int | str) -> int:
     """Bytes of RAM from `"128M"`, `"2G"`, `"512"` (MiB) or a number of bytes; ConfigError unless whole pages."""
@@ -27,3 +29,11 @@ def parse_size(size: int | str) -> int:
     if size_bytes <= 0 or size_bytes % PAGE_SIZE:
         raise ConfigError(f"RAM size {size} is not a positive multiple of {PAGE_SIZE} bytes")
     return size_bytes
+
+
+def show_size(size: int) -> str:
+    """A number of bytes as QEMU shows it: three digits and a unit, such as `459 KiB`."""
+    power = 0
+    while size >= 1000 << 10 * power and power < len(_PREFIXES) - 1:
+        power += 1
+    return f"{size / (1 << 10 * power):.3g} {_PREFIXES[power]}B"

@@ -66,8 +66,12 @@ def ended(child: "pexpect.spawn[bytes]") -> int | None:
         ("run -drive file=x", "-drive is not supported yet"),
         ("run -device virtio-net", "-device is not supported yet"),
         ("run --incoming defer", "-incoming is not supported yet"),
-        ("run -loadvm x", "-loadvm is not supported yet"),
-        ("run -snapshots x", "-snapshots is not supported yet"),
+        ("run -bios none -snapshots /nowhere -loadvm x", "-loadvm x: there is no snapshot 'x' in '/nowhere'"),
+        ("run -bios none -snapshots /dev/null -loadvm x", "-loadvm x: cannot read '/dev/null': Not a directory"),
+        ("snapshot list -snapshots /dev/null", "cannot read '/dev/null': Not a directory"),
+        ("snapshot delete -snapshots /nowhere x", "there is no snapshot 'x' in '/nowhere'"),
+        ("snapshot delete", "Missing argument 'TAG...'."),
+        ("snapshot frob", "No such command 'frob'."),
         ("run -netdev user,id=n", "-netdev is not supported yet"),
         ("run -qmp stdio", "-qmp is not supported yet"),
         ("run -s", "-s is not supported yet"),
@@ -280,7 +284,50 @@ def test_output_survives_a_reader_that_goes_away() -> None:
         assert child.wait(timeout=30) == 3
 
 
-@pytest.mark.parametrize("args", [["-h"], ["run", "-h"], ["run", "-version"]])
+def test_guest_starts_in_a_snapshot_and_goes_on(tmp_path: Path, spawn: Spawn) -> None:
+    kept = ["-snapshots", str(tmp_path)]
+    guest = spawn(*BARE, *kept)
+    guest.expect_exact("toy> ")
+    guest.send("echo before\x01c")
+    guest.expect_exact("(qemu) ")
+    guest.send("savevm half\tsavevm typed\r")  # no tag to complete: the tab is dropped
+    guest.expect_exact("(qemu) ")
+    guest.send("savevm typed\rquit\r")
+    assert ended(guest) == 0
+    guest = spawn("run", "-bios", "none", "-m", "16M", *kept, "-loadvm", "typed")
+    guest.send(" and after\r")
+    guest.expect_exact(" and after")
+    guest.expect_exact("toy> ")
+    guest.send("poweroff 7\r")
+    assert ended(guest) == 7
+
+
+def test_guest_that_starts_in_a_snapshot_waits_with_capital_s(tmp_path: Path) -> None:
+    kept = ["-snapshots", str(tmp_path), "-monitor", "stdio"]
+    mini_qemu(*BARE, *kept, given="savevm a\nquit\n")
+    done = mini_qemu(*BARE, *kept, "-loadvm", "a", "-S", given="info status\ncont\ninfo status\nquit\n")
+    assert re.findall("VM status: .*", done.stdout) == ["VM status: paused (prelaunch)", "VM status: running"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("-m 32M", r"ram riscv_virt_board\.ram at byte \S+: .* \(is -m the same as where this comes from, 16M\?\).*"),
+        ("-m 16M -icount shift=3", ".* expected a machine with -icount shift=3, got a machine without -icount"),
+        ("-m 16M -loadvm aa", r"there is no snapshot 'aa' in '.*' \(did you mean 'a'\?\)"),
+        ("-m 16M -loadvm damaged", "stream: expected a description of itself at the stream's end, got none"),
+    ],
+)
+def test_snapshot_that_does_not_fit_is_one_line_and_status_1(tmp_path: Path, options: str, message: str) -> None:
+    kept = ["-snapshots", str(tmp_path)]
+    mini_qemu(*BARE, *kept, "-monitor", "stdio", given="savevm a\nquit\n")
+    (tmp_path / "damaged.snapshot").write_bytes((tmp_path / "a.snapshot").read_bytes()[:1000])
+    done = mini_qemu("run", "-bios", "none", *kept, "-loadvm", "a", *options.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"mini-qemu: -loadvm \w+: {message}\n", done.stderr)
+
+
+@pytest.mark.parametrize("args", [["-h"], ["run", "-h"], ["run", "-version"], ["snapshot", "-h"]])
 def test_help_for_a_full_disk_is_one_line_and_status_1(args: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -28,6 +28,7 @@ LAYERS = (
     (5, ("monitor",)),
     (5, ("console",)),
     (6, ("demo",)),
+    (6, ("snapshotcli",)),
     (6, ("cli",)),
     (6, ("__init__", "__main__")),
 )
@@ -41,7 +42,7 @@ LIBRARIES = {
     "fdt": {"boards/devicetree.py"},
     "prompt_toolkit": {"monitor/terminal.py"},
     "numpy": {"migration/mappedfile.py", "migration/pages.py", "migration/ram.py"},
-    "rich": {"demo.py"},
+    "rich": {"demo.py", "snapshotcli.py"},
     "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }
 """The only files that import each library. None imports Unicorn's binding: libunicorn.py loads its shared library."""

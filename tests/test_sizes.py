@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.core.errors import ConfigError
-from emulator.sizes import parse_size
+from emulator.sizes import parse_size, show_size
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,14 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_size_out_of_range_is_refused(text: str | int) -> None:
     with pytest.raises(ConfigError, match="RAM size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        *((0, "0 B"), (1, "1 B"), (999, "999 B"), (1000, "0.977 KiB"), (1024, "1 KiB"), (469_000, "458 KiB")),
+        *((1 << 20, "1 MiB"), (3 << 29, "1.5 GiB"), (1 << 44, "16 TiB"), (1 << 62, "4 EiB")),
+    ],
+)
+def test_sizes_are_shown_as_in_qemu(size: int, text: str) -> None:
+    assert show_size(size) == text

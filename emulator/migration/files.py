@@ -6,15 +6,16 @@ import contextlib
 import fcntl
 import mmap
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from emulator.core.errors import FileError
 
-SUFFIX = ".tmp"
+SUFFIX = ".unfinished"
+"""How the name of a file ends that is being written; it begins with a dot."""
 
 
 @contextlib.contextmanager
@@ -22,22 +23,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file, opened for writing and reading, that becomes `path` when the block ends, and not if that fails.
 
     Whatever happens, a crash of the host included, `path` is the old file or the new one, or still missing. Something
-    that is no regular file, such as a pipe, is written to directly. Raises FileError for what goes wrong with the file.
+    that is no regular file, such as a pipe, is written to directly. What killed processes have left in the directory is
+    removed. Raises FileError for what goes wrong with the file.
     """
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             with path.open("wb") as stream:
                 yield stream
             return
-        number, name = tempfile.mkstemp(SUFFIX, f".{path.name[:100]}.", path.parent)
-        temporary = Path(name)
+        _remove_leftovers(path.parent)
+        temporary, file = _create_beside(path)
         try:
-            with os.fdopen(number, "w+b") as file:
-                # Held while the file is being written: without a holder it is what a killed process has left.
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with file:
                 yield file
                 file.flush()
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
                 os.fsync(file.fileno())
                 temporary.replace(path)
                 sync_directory(path.parent)
@@ -48,12 +47,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise FileError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
-def remove_leftovers(directory: Path) -> None:
+def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file in the directory of `path`, locked: one that nobody holds is what a killed process has left."""
+    while True:
+        temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{SUFFIX}")
+        file = temporary.open("x+b")
+        with contextlib.suppress(OSError):  # a file system without locks keeps its leftovers
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(directory: Path) -> None:
     """Delete the unfinished files of processes that are gone; raises nothing."""
-    for path in directory.glob(f".*{SUFFIX}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+    with contextlib.suppress(OSError):
+        for path in directory.glob(f".*{SUFFIX}"):
+            with contextlib.suppress(OSError), open(path, "rb", opener=_without_waiting) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time in, where the file system can do that; raises FileError."""
+    try:
+        number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise FileError(f"cannot use '{directory}': {error.strerror or error}") from error
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def sync_directory(directory: Path) -> None:
@@ -69,7 +96,7 @@ def sync_directory(directory: Path) -> None:
 def mapped(path: Path) -> Iterator[tuple[memoryview, int]]:
     """A file's content, not read before it is looked at, and its descriptor; raises FileError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileError(f"cannot load '{path}': not a regular file")
             size = os.fstat(file.fileno()).st_size
@@ -82,7 +109,6 @@ def mapped(path: Path) -> Iterator[tuple[memoryview, int]]:
         raise FileError(f"cannot load '{path}': {error.strerror or error}") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a pipe at once, too, and not when somebody opens its other end."""
+    return os.open(path, flags | os.O_NONBLOCK)

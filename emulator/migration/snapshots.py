@@ -7,19 +7,22 @@ machines that were loaded from it go on reading it; a new one takes its name, an
 
 from __future__ import annotations
 
-import contextlib
+import difflib
+import itertools
 import os
 import time
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator.core.errors import FileError, SnapshotError
+from emulator.core.errors import ConfigError, EmulatorError, FileError, SnapshotError
+from emulator.core.memory import PAGE_SIZE
 from emulator.migration import blocklist, mappedram, savevm, seal
-from emulator.migration.errors import StreamError
-from emulator.migration.files import mapped, remove_leftovers, replacing, sync_directory
+from emulator.migration.errors import ChecksumError, StreamError
+from emulator.migration.files import locked, mapped, replacing, sync_directory
 from emulator.migration.format import Configuration, SectionReader, find_description, get_header
 from emulator.migration.savevm import Loaded, Subject
 from emulator.migration.wire import Reader
@@ -27,8 +30,14 @@ from emulator.migration.wire import Reader
 EXTENSION = ".snapshot"
 TAG_LIMIT = 128
 """Characters of a tag."""
+NAME_LIMIT = 200
+"""Characters of a file's name."""
+LAST_SECOND = 253_000_000_000
+"""Of what may be a date: in the year 9987."""
+INT64 = (1 << 63) - 1
 _PLAIN = " ()+,@=[]{}~!#$&;'"
 """What may stand in a file's name beside letters, digits and -._ without being spelled in hexadecimal."""
+_ZERO_PAGE = bytes(PAGE_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Snapshot:
     icount: int | None
     """Instructions that had run, where they were counted."""
     ram_size: int
-    """Bytes of the RAM blocks together."""
+    """Bytes, as `-m` has them."""
     disk_size: int
     """Bytes that the file takes on disk."""
 
@@ -57,28 +66,37 @@ class SnapshotDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def save(self, tag: str, subject: Subject, *, virtual_clock: int, icount: int | None) -> None:
-        """Save a stopped machine under `tag`, in place of what has that name; raises SnapshotError or FileError."""
-        path = self._path_of(tag)
+    def save(self, tag: str | None, subject: Subject, *, ram_size: int, virtual_clock: int, icount: int | None) -> str:
+        """Save a stopped machine under `tag`, in place of what has that name, or under a new name; returns the name.
+
+        Raises SnapshotError or FileError, with the old snapshot still there.
+        """
+        if tag is not None:
+            self._path_of(tag)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot create '{self.path}': {error.strerror or error}") from error
-        remove_leftovers(self.path)
         note = {
-            "tag": tag,
             "taken": time.time(),
             "virtual_clock": virtual_clock,
             "icount": icount,
             "machine": subject.machine,
-            "ram_size": sum(block.size for block in subject.blocks),
+            "ram_size": ram_size,
         }
-        with replacing(path) as file:
-            savevm.save_mapped(subject, file.fileno(), note)
+        with ExitStack() as stack:
+            if tag is None:
+                stack.enter_context(locked(self.path))  # nobody else takes the new name before it is there
+                tag = self._new_tag()
+            file = stack.enter_context(replacing(self._path_of(tag)))
+            savevm.save_mapped(subject, file.fileno(), {"tag": tag, **note})
+        return tag
 
     def load(self, tag: str, subject: Subject) -> Loaded:
         """Read the snapshot `tag` for this machine, which does not change yet; raises SnapshotError or StreamError."""
-        with mapped(self._existing(tag)) as (data, fd):
+        path = self._existing(tag)
+        with mapped(path) as (data, fd):
+            _note_in(data, path)
             return savevm.load(subject, data, fd)
 
     def delete(self, tag: str) -> None:
@@ -91,53 +109,106 @@ class SnapshotDirectory:
             raise FileError(f"cannot delete '{path}': {error.strerror or error}") from error
 
     def __iter__(self) -> Iterator[Snapshot]:
-        """All snapshots, oldest first; files that are none, or damaged, are passed over."""
-        found = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for path in self.path.iterdir():
-                if path.suffix == EXTENSION and not path.name.startswith("."):
-                    with contextlib.suppress(StreamError, FileError):
-                        found.append(_read_note(path))
-        return iter(sorted(found, key=lambda snapshot: (snapshot.taken, snapshot.tag)))
+        """All snapshots, oldest first; damaged ones are passed over. Raises FileError."""
+        return iter(self.examine()[0])
+
+    def examine(self) -> tuple[list[Snapshot], dict[str, EmulatorError]]:
+        """All snapshots, oldest first, and by their tags those that are damaged, with the reason; raises FileError.
+
+        Looks only at what each says about itself: see `verify`.
+        """
+        sound: list[Snapshot] = []
+        damaged: dict[str, EmulatorError] = {}
+        for tag, path in self._files():
+            try:
+                sound.append(_read_note(tag, path))
+            except (StreamError, FileError, SnapshotError) as error:
+                if path.exists():  # it may have been deleted since
+                    damaged[tag] = error
+        return sorted(sound, key=lambda snapshot: (snapshot.taken, snapshot.tag)), damaged
 
     def verify(self, tag: str) -> None:
-        """Read every byte of the snapshot `tag`, and raise StreamError if any is not as it was written."""
+        """Read all of the snapshot `tag`; raises StreamError if anything is not as it was written, or SnapshotError."""
         verify(self._existing(tag))
 
     def tags(self) -> list[str]:
-        """The names of all snapshot files, damaged ones included, in alphabetical order."""
-        if not self.path.is_dir():
+        """The names of all snapshots, damaged ones included, in alphabetical order; raises FileError."""
+        return [tag for tag, _path in self._files()]
+
+    def _files(self) -> list[tuple[str, Path]]:
+        found = []
+        try:
+            for path in self.path.iterdir():
+                tag = urllib.parse.unquote(path.name.removesuffix(EXTENSION))
+                if _is_possible(tag) and path == self.path / _name_of(tag) and path.is_file():
+                    found.append((tag, path))
+        except FileNotFoundError:
             return []
-        paths = (path for path in self.path.iterdir() if path.suffix == EXTENSION and not path.name.startswith("."))
-        return sorted(_tag_of(path) for path in paths)
+        except OSError as error:
+            raise FileError(f"cannot read '{self.path}': {error.strerror or error}") from error
+        return sorted(found)
 
     def _existing(self, tag: str) -> Path:
-        path = self._path_of(tag)
-        if not path.is_file():
-            raise SnapshotError(f"there is no snapshot '{tag}' in '{self.path}'")
-        return path
+        paths = dict(self._files())
+        if tag not in paths:
+            close = difflib.get_close_matches(tag, paths, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise SnapshotError(f"there is no snapshot '{tag}' in '{self.path}'{hint}")
+        return paths[tag]
 
     def _path_of(self, tag: str) -> Path:
-        if not tag or len(tag) > TAG_LIMIT or not tag.isprintable():
+        if not _is_possible(tag):
             raise SnapshotError(f"a snapshot's name has 1 to {TAG_LIMIT} printable characters")
-        name = urllib.parse.quote(tag, safe=_PLAIN, errors="surrogateescape") + EXTENSION
-        if name.startswith("."):
-            name = f"%{ord('.'):02X}{name[1:]}"
-        if len(name) > 200:
+        name = _name_of(tag)
+        if len(name) > NAME_LIMIT:
             raise SnapshotError(f"the snapshot's name '{tag[:20]}...' is too long for a file")
         return self.path / name
 
+    def _new_tag(self) -> str:
+        """As QEMU names a snapshot, `vm-` and the local time; a number behind it if that is taken."""
+        tag = time.strftime("vm-%Y%m%d%H%M%S")
+        numbered = (f"{tag}-{number}" for number in itertools.count(2))
+        return next(name for name in itertools.chain([tag], numbered) if not self._path_of(name).exists())
+
+
+def _is_possible(tag: str) -> bool:
+    return 0 < len(tag) <= TAG_LIMIT and tag.isprintable()
+
+
+def _name_of(tag: str) -> str:
+    """The file's name for a possible tag."""
+    name = urllib.parse.quote(tag, safe=_PLAIN) + EXTENSION
+    return f"%{ord('.'):02X}{name[1:]}" if name.startswith(".") else name
+
 
 def verify(path: Path) -> None:
-    """Read every byte of a snapshot file, and raise StreamError if any is not as it was written."""
+    """Read all of a snapshot file; raises StreamError if anything is not as it was written, or SnapshotError."""
     from emulator.migration.mappedfile import check_pages  # NumPy takes long to import
 
-    with mapped(path) as (data, _fd):
+    with mapped(path) as (data, fd):
         areas = _areas_of(data)
-        if not savevm.check_seal(data, areas):
-            raise SnapshotError(f"'{path}' has no checksums: it was not written by savevm here")
-        note = seal.note_of(find_description(data)[1]) or {}
+        note = _note_in(data, path)
+        savevm.check_seal(data, areas)
         check_pages(data, areas, note.get("blocks"))
+        for area in areas:
+            _check_absent(data, area, fd)
+
+
+def _check_absent(data: memoryview, area: mappedram.Area, fd: int) -> None:
+    """Raise ChecksumError if there is anything where no page is: whoever loads the file trusts that it is zero."""
+    for begin, end in mappedram.data_extents(fd, area.pages_offset, area.pages_end):
+        for place in range(begin - begin % PAGE_SIZE, end, PAGE_SIZE):
+            page = (place - area.pages_offset) // PAGE_SIZE
+            is_present = area.bitmap[page // 8] >> page % 8 & 1
+            if not is_present and data[place : place + PAGE_SIZE] != _ZERO_PAGE:
+                raise ChecksumError(f"page {page} to be zero", "data", field=area.name, offset=place)
+
+
+def _note_in(data: memoryview, path: Path) -> dict[str, Any]:
+    note = seal.note_of(find_description(data)[1])
+    if note is None:
+        raise SnapshotError(f"'{path}' has no note and no checksums: it is not as savevm wrote it")
+    return note
 
 
 def _areas_of(data: memoryview) -> list[mappedram.Area]:
@@ -149,28 +220,30 @@ def _areas_of(data: memoryview) -> list[mappedram.Area]:
     return mappedram.get_areas(reader)
 
 
-def _read_note(path: Path) -> Snapshot:
+def _read_note(tag: str, path: Path) -> Snapshot:
     with mapped(path) as (data, fd):
-        note: dict[str, Any] = seal.note_of(find_description(data)[1]) or {}
+        note = _note_in(data, path)
         blocks = os.fstat(fd).st_blocks
-    kinds = {"machine": str, "taken": float, "virtual_clock": int, "ram_size": int}
-    values = {name: note.get(name) for name in kinds}
-    icount = note.get("icount")
-    if any(type(values[name]) is not kind for name, kind in kinds.items()) or type(icount) not in (int, type(None)):
-        raise SnapshotError(f"'{path}' has no note about when and what it was")
-    return Snapshot(_tag_of(path), path, icount=icount, disk_size=blocks * 512, **values)  # type: ignore[arg-type]
-
-
-def _tag_of(path: Path) -> str:
-    return urllib.parse.unquote(path.name.removesuffix(EXTENSION), errors="surrogateescape")
+    limits = {"taken": (float, LAST_SECOND), "virtual_clock": (int, INT64), "ram_size": (int, INT64)}
+    if note.get("icount") is not None:
+        limits["icount"] = (int, INT64)
+    for name, (kind, limit) in limits.items():
+        if type(note.get(name)) is not kind or not 0 <= note[name] <= limit:
+            raise SnapshotError(f"no note that says when it was taken and of what ({name})")
+    machine = str(note.get("machine"))
+    if not machine.isprintable():
+        raise SnapshotError("no note that says of which machine it is")
+    return Snapshot(
+        tag, path, machine, note["taken"], note["virtual_clock"], note.get("icount"), note["ram_size"], blocks * 512
+    )
 
 
 def default_directory(machine: str) -> Path:
     """Where a user's snapshots of a machine type are unless another directory is asked for (XDG's state directory)."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "mini-qemu" / "snapshots" / machine
-
-
-def timestamp_tag() -> str:
-    """What a snapshot without a name is called, as in QEMU: `vm-` and the local time."""
-    return time.strftime("vm-%Y%m%d%H%M%S")
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():
+        try:
+            state = Path.home() / ".local" / "state"
+        except RuntimeError:
+            raise ConfigError("there is no home directory to keep snapshots in: choose a directory for them") from None
+    return state / "mini-qemu" / "snapshots" / machine

@@ -7,9 +7,10 @@ through `Machine.call`, so that a looping guest neither blocks the monitor nor i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from emulator.core.bus import AddressMap
 from emulator.core.device import Device
@@ -18,6 +19,9 @@ from emulator.core.memory import RamBlock
 from emulator.monitor import dump, views
 from emulator.monitor.dump import Format
 from emulator.version import VERSION
+
+if TYPE_CHECKING:  # imported when snapshots are looked at
+    from emulator.migration.snapshots import SnapshotDirectory
 
 T = TypeVar("T")
 
@@ -74,6 +78,16 @@ class Machine(Protocol):
     def powerdown(self) -> None:
         """Ask the guest to shut down."""
 
+    def savevm(self, tag: str | None, /) -> str:
+        """Save a snapshot, and return its name."""
+
+    def loadvm(self, tag: str, /) -> None:
+        """Go back to a snapshot."""
+
+    @property
+    def snapshots(self) -> SnapshotDirectory:
+        """Where the snapshots are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -85,10 +99,12 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument; `kind` is `format` for `/FMT`, `expression`, or `words` for what is left of the line."""
+    """One argument; `kind` is `format` for `/FMT`, `expression`, `string` for a word or what stands in quotes, `tag`
+    for a string that names a snapshot, or `words` for what is left of the line. An optional one may be None.
+    """
 
     name: str
-    kind: Literal["format", "expression", "words"]
+    kind: Literal["format", "expression", "string", "tag", "words"]
     optional: bool = False
 
     def __str__(self) -> str:
@@ -213,6 +229,28 @@ def _print(_context: Context, arguments: Arguments) -> str:
     return dump.format_number(arguments["expr"], arguments["fmt"].letter)
 
 
+def _savevm(context: Context, arguments: Arguments) -> None:
+    context.machine.savevm(arguments["tag"])
+
+
+def _loadvm(context: Context, arguments: Arguments) -> None:
+    context.machine.loadvm(arguments["tag"])
+
+
+def _delvm(context: Context, arguments: Arguments) -> None:
+    context.machine.snapshots.delete(arguments["tag"])
+
+
+def _snapshots(context: Context, _arguments: Arguments) -> dict[str, Any]:
+    directory = context.machine.snapshots
+    snapshots, damaged = directory.examine()
+    return {
+        "directory": str(directory.path),
+        "snapshots": [dataclasses.asdict(snapshot) for snapshot in snapshots],
+        "damaged": {tag: str(error) for tag, error in damaged.items()},
+    }
+
+
 def _help(_context: Context, arguments: Arguments) -> str:
     name = arguments["cmd"]
     if name == "":
@@ -235,9 +273,11 @@ def _action(method: Callable[[Context], None]) -> Callable[[Context, Arguments],
 
 _FORMAT = Argument("fmt", "format")
 _ADDRESS = Argument("addr", "expression")
+_TAG = Argument("tag", "tag")
 
 COMMANDS: tuple[Command, ...] = (
     Command(("cont", "c"), "resume emulation", _action(lambda c: c.machine.cont()), show=_no_text),
+    Command(("delvm",), "delete a VM snapshot from its tag", _delvm, (_TAG,), _no_text),
     Command(("help", "?"), "show the help", _help, (Argument("cmd", "words", optional=True),)),
     Command(
         ("info",),
@@ -255,8 +295,10 @@ COMMANDS: tuple[Command, ...] = (
         (Argument("vcpu", "expression", optional=True),),
         views.show_registers,
     ),
+    Command(("info snapshots",), "show the currently saved VM snapshots", _snapshots, show=views.show_snapshots),
     Command(("info status",), "show the current VM status (running|paused)", _status, show=views.show_status),
     Command(("info version",), "show the version of mini-qemu", _version),
+    Command(("loadvm",), "restore a VM snapshot from its tag", _loadvm, (_TAG,), _no_text),
     Command(
         ("print", "p"),
         "print expression value (use $reg for CPU register access)",
@@ -264,6 +306,13 @@ COMMANDS: tuple[Command, ...] = (
         (_FORMAT, Argument("expr", "expression")),
     ),
     Command(("quit", "q"), "quit the emulator", _action(lambda c: c.quit(0)), show=_no_text),
+    Command(
+        ("savevm",),
+        "save a VM snapshot; without a tag it is named after the time",
+        _savevm,
+        (Argument("tag", "string", optional=True),),
+        _no_text,
+    ),
     Command(("stop", "s"), "stop emulation", _action(lambda c: c.machine.stop()), show=_no_text),
     Command(
         ("system_powerdown",), "send system power down event", _action(lambda c: c.machine.powerdown()), show=_no_text

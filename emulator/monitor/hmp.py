@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from emulator.core.errors import EmulatorError, MonitorError
@@ -22,6 +23,8 @@ LINE_LIMIT = 4096
 """The longest line in characters."""
 
 _NAME = re.compile(r"[^\s/]*")
+_WORD = re.compile(r"\S+")
+_ESCAPES = {"n": "\n", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _COUNT = re.compile(r"[0-9]*")
 _REGISTERS = ("pc", "fp", *X_NAMES, *F_NAMES, *(f"{bank}{number}" for bank in "xf" for number in range(32)))
 """Register names to complete. They come from no machine, as a key press must not wait for a guest."""
@@ -68,6 +71,9 @@ class Hmp:
         if before == ["info"]:
             subcommands = (command.names[0] for command in COMMANDS if command.names[0].startswith("info "))
             return _matching(typed, (name.removeprefix("info ") for name in subcommands))
+        command = next((command for command in COMMANDS if before[0] in command.names), None)
+        if command is not None and len(before) == 1 and command.arguments and command.arguments[0].kind == "tag":
+            return _matching(typed, self._tags())
         start, dollar, register = typed.rpartition("$")
         if dollar:
             return [start + dollar + name for name in _matching(register, _REGISTERS)]
@@ -77,11 +83,12 @@ class Hmp:
         arguments: dict[str, Any] = {}
         for argument in command.arguments:
             position = skip_blanks(line, position)
-            arguments[argument.name], position = self._parse_argument(argument, line, position)
+            try:
+                arguments[argument.name], position = self._parse_argument(argument, line, position)
+            except _StringExpectedError as error:
+                raise MonitorError(f"{error}{_last_name(command)}: string expected") from None
         if line[position:].strip():
-            raise MonitorError(
-                f"{'|'.join(command.names).removeprefix('info ')}: extraneous characters at the end of line"
-            )
+            raise MonitorError(f"{_last_name(command)}: extraneous characters at the end of line")
         return arguments
 
     def _parse_argument(self, argument: Argument, line: str, position: int) -> tuple[Any, int]:
@@ -91,6 +98,8 @@ class Hmp:
             return " ".join(line[position:].split()), len(line)
         if argument.optional and position == len(line):
             return None, position
+        if argument.kind in ("string", "tag"):
+            return _parse_string(line, position)
         return evaluate(line, position, self._read_register)
 
     def _parse_format(self, line: str, position: int) -> tuple[Format, int]:
@@ -111,6 +120,12 @@ class Hmp:
                 self._size = size
         return Format(count, letter, size), position
 
+    def _tags(self) -> list[str]:
+        """Those tags that can be typed without quotes."""
+        with suppress(EmulatorError):
+            return [tag for tag in self._context.machine.snapshots.tags() if " " not in tag and tag[0] != '"']
+        return []
+
     def _read_register(self, name: str) -> int | None:
         if name == "fp":
             name = "s0"
@@ -119,6 +134,41 @@ class Hmp:
             if name in names.split("/"):
                 return value
         return None
+
+
+class _StringExpectedError(Exception):
+    """There is no string; why, on a line of its own, if there is more to say."""
+
+
+def _parse_string(line: str, position: int) -> tuple[str, int]:
+    """A word, or what stands between double quotes, where a backslash stands before a quote or another backslash."""
+    if line[position : position + 1] == '"':
+        return _parse_quoted(line, position + 1)
+    word = _WORD.match(line, position)
+    if word is None:
+        raise _StringExpectedError
+    return word[0], word.end()
+
+
+def _parse_quoted(line: str, position: int) -> tuple[str, int]:
+    text = ""
+    while position < len(line) and line[position] != '"':
+        if line[position] == "\\":
+            position += 1
+            escape = line[position : position + 1]
+            if escape not in _ESCAPES:
+                raise _StringExpectedError(f"unsupported escape code: '\\{escape}'\n")
+            text += _ESCAPES[escape]
+        else:
+            text += line[position]
+        position += 1
+    if position == len(line):
+        raise _StringExpectedError("unterminated string\n")
+    return text, position + 1
+
+
+def _last_name(command: Command) -> str:
+    return "|".join(command.names).removeprefix("info ")
 
 
 def _find_command(line: str) -> tuple[str, Command, int]:

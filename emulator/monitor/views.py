@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from emulator.sizes import show_size
 
 
 def show_status(status: Mapping[str, Any]) -> str:
@@ -42,6 +45,38 @@ def show_qtree(devices: Sequence[Mapping[str, Any]]) -> str:
         lines += [f"    {name} = {_property(value)}" for name, value in device["properties"].items()]
         lines += [f"    mmio {window['start']:016x}/{window['size']:016x}" for window in device["mmio"]]
     return "\n".join(lines)
+
+
+def show_snapshots(found: Mapping[str, Any]) -> str:
+    """Text of `info snapshots`: QEMU's columns, and for the ID what QEMU shows for one that has none."""
+    if not found["snapshots"] and not found["damaged"]:
+        return "There is no snapshot available."
+    lines = []
+    if found["snapshots"]:
+        lines.append(f"List of snapshots present in '{found['directory']}':")
+        lines.append(_SNAPSHOT.format("ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"))
+    for snapshot in found["snapshots"]:
+        size, date, clock = show_size(snapshot["disk_size"]), show_date(snapshot["taken"]), snapshot["virtual_clock"]
+        icount = "" if snapshot["icount"] is None else snapshot["icount"]
+        lines.append(_SNAPSHOT.format("--", snapshot["tag"], size, date, show_clock(clock), icount))
+    if found["damaged"]:
+        lines += ["", "List of damaged (non-loadable) snapshots:"]
+        lines += [f"{tag}: {reason}" for tag, reason in found["damaged"].items()]
+    return "\n".join(line.rstrip() for line in lines).strip()
+
+
+_SNAPSHOT = "{:<9} {:<16} {:>8}{:>20}{:>13}{:>11}"
+
+
+def show_date(seconds: float) -> str:
+    """A moment in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def show_clock(ns: int) -> str:
+    """A virtual clock as hours, minutes and seconds."""
+    seconds, milliseconds = divmod(ns // 1_000_000, 1000)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milliseconds:03}"
 
 
 def _property(value: object) -> str:

@@ -245,8 +245,9 @@ def test_help_lists_every_command(hmp: Hmp) -> None:
     [
         ("sy", ["system_powerdown", "system_reset"]),
         ("x", ["x", "xp"]),
-        ("info ", ["help", "mtree", "qtree", "registers", "status", "version"]),
+        ("info ", ["help", "mtree", "qtree", "registers", "snapshots", "status", "version"]),
         ("info st", ["status"]),
+        ("sa", ["savevm"]),
         ("help sto", ["stop"]),
         ("help info v", ["version"]),
         ("p/x $mh", []),
