@@ -13,8 +13,9 @@ written `mtime`, or was reset: its clock jumps on arrival. Ours does not: subsec
 sent when there is something to tell, and which QEMU refuses rather than run a guest whose time has changed. MSWI has no
 section: the MSIP bit of each hart's `mip` tells all.
 
-MTIP fires at the first nanosecond at which `mtime` has reached `mtimecmp`; QEMU may be up to one tick later. Left out:
-SSWI, which the board has only together with the AIA; MTIP falling when `mtime` wraps at 2**64 (QEMU's does not either).
+MTIP fires at the first nanosecond at which `mtime` has reached `mtimecmp`; QEMU may be up to one tick later. It falls
+when `mtime` wraps at 2**64, so that it always follows from the two; QEMU's stays up. Left out: SSWI, which the board
+has only together with the AIA.
 """
 
 from __future__ import annotations
@@ -170,13 +171,16 @@ class RiscvAclintMtimer(Device):
         return now * self.timebase_hz // NS_PER_SECOND
 
     def _follow_timecmp(self, hart: int) -> bool:
-        """Arm the hart's timer for its `mtimecmp`, and tell whether that has come already."""
+        """Arm the hart's timer for the next change of its line, and tell whether `mtimecmp` has come already."""
         # One look at the clock: it may run on between two.
         ticks = self._ticks(self._clock.now())
-        missing = self.state.timecmp[hart] - ((ticks + self.state.time_delta) & mask(64))
+        mtime = (ticks + self.state.time_delta) & mask(64)
+        timecmp = self.state.timecmp[hart]
+        reached = mtime >= timecmp
+        missing = (1 << 64 if reached else timecmp) - mtime
         deadline = -(-(ticks + missing) * NS_PER_SECOND // self.timebase_hz)
-        self._timers[hart].set(deadline if missing > 0 and deadline < CLOCK_LIMIT else None)
-        return missing <= 0
+        self._timers[hart].set(deadline if deadline < CLOCK_LIMIT else None)
+        return reached
 
     def _compare(self, hart: int) -> None:
         self.lines[hart].set(self._follow_timecmp(hart))

@@ -185,6 +185,20 @@ def test_written_mtime_moves_the_deadlines(bench: Bench) -> None:
     assert bench.clock.next_deadline() == 100_000
 
 
+def test_interrupt_falls_when_mtime_wraps(bench: Bench) -> None:
+    bench.write(0, MAX)
+    bench.write(8, 0)
+    bench.write(MTIME, MAX - 1)
+    bench.edges.clear()
+    bench.advance_to(100)
+    assert bench.edges == [(0, True)]
+    bench.advance_to(199)
+    assert bench.edges == [(0, True)]
+    bench.advance_to(200)
+    assert bench.edges == [(0, True), (0, False)]
+    assert bench.clock.next_deadline() is None
+
+
 def test_mtime_wraps_at_64_bits(bench: Bench) -> None:
     bench.write(MTIME, MAX)
     bench.now = 200
