@@ -1,6 +1,6 @@
 """mini-qemu beside qemu-system-riscv64: the same guests with the same options, on this machine, in turn.
 
-python bench/compare.py [--rounds N] [--starts N] [--idle SECONDS] [--json]
+python bench/compare.py [--rounds N] [--starts N] [--idle SECONDS] [--snapshots N] [--json]
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import idle
 import kernels
+import snapshots
 import startup
 from rich.console import Console
 from rich.progress import Progress
@@ -24,12 +26,14 @@ from subjects import OURS, QEMU, Subject, subjects
 def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str, Any]:
     """All figures, ready for JSON."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        step = progress.add_task("kernels", total=3)
+        step = progress.add_task("kernels", total=4)
         times = kernels.compare(taking_part, options.rounds)
         progress.update(step, advance=1, description="start-up")
         starts = startup.compare(taking_part, options.starts)
         progress.update(step, advance=1, description="idle")
         idling = idle.compare(taking_part, options.idle)
+        progress.update(step, advance=1, description="snapshots")
+        saving = snapshots.compare(taking_part, options.snapshots, options.ram)
         progress.advance(step)
     figures: dict[str, Any] = {
         "versions": {subject.name: _version(subject) for subject in taking_part},
@@ -37,6 +41,8 @@ def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str
         "kernels_ms": times,
         "start_ms": starts,
         "idle_cpu_percent": idling,
+        "snapshots_ms": saving,
+        "device_state_ms": snapshots.device_state(),
     }
     if QEMU in taking_part:
         figures["compute_ratio"] = kernels.ratio(times, kernels.COMPUTE, OURS.name, QEMU.name)
@@ -58,13 +64,19 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_row(f"mean of {' '.join(kernels.COMPUTE)}", "", "", f"{figures['compute_ratio']:.2f}")
     _row(table, "start to first instruction, ms", figures["start_ms"])
     table.add_row("idle, % of a CPU", *(f"{percent:.2f}" for percent in figures["idle_cpu_percent"].values()))
+    table.add_section()
+    for what in figures["snapshots_ms"].get(OURS.name, ()):
+        _row(table, f"{what}, ms", {name: times.get(what) for name, times in figures["snapshots_ms"].items()})
+    for what, milliseconds in figures["device_state_ms"].items():
+        table.add_row(f"{what}, ms", f"{milliseconds:.2f}")
     console.print(table)
     console.print(*figures["versions"].values(), sep="\n", highlight=False)
 
 
-def _row(table: Table, title: str, values: dict[str, float]) -> None:
-    ratio = [f"{values[OURS.name] / values[QEMU.name]:.2f}"] if QEMU.name in values else []
-    table.add_row(title, *(f"{value:.1f}" for value in values.values()), *ratio)
+def _row(table: Table, title: str, values: Mapping[str, float | None]) -> None:
+    ours, theirs = values[OURS.name], values.get(QEMU.name)
+    ratio = [f"{ours / theirs:.2f}"] if ours and theirs else []
+    table.add_row(title, *("" if value is None else f"{value:.1f}" for value in values.values()), *ratio)
 
 
 def _version(subject: Subject) -> str:
@@ -78,6 +90,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="runs of the benchmark guest [5]")
     parser.add_argument("--starts", type=int, default=10, metavar="N", help="starts of each emulator [10]")
     parser.add_argument("--idle", type=float, default=3.0, metavar="SECONDS", help="how long to watch idle guests [3]")
+    parser.add_argument("--snapshots", type=int, default=3, metavar="N", help="rounds of savevm and loadvm [3]")
+    parser.add_argument("--ram", type=int, nargs="*", default=[128, 1024, 4096], metavar="MIB", help="sizes for those")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     options = parser.parse_args()
     taking_part = subjects()

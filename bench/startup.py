@@ -24,7 +24,7 @@ def compare(subjects: list[Subject], runs: int) -> dict[str, float]:
     """Median milliseconds from the spawn of each subject until the byte is here."""
     with tempfile.TemporaryDirectory() as folder:
         kernel = Path(folder) / "hello.elf"
-        kernel.write_bytes(_elf(CODE))
+        kernel.write_bytes(program(CODE))
         for subject in subjects:
             _milliseconds(subject, kernel)  # everything is in the host's caches from here on
         times: dict[str, list[float]] = {subject.name: [] for subject in subjects}
@@ -45,7 +45,7 @@ def _milliseconds(subject: Subject, kernel: Path) -> float:
     return elapsed * 1000
 
 
-def _elf(code: bytes) -> bytes:
+def program(code: bytes) -> bytes:
     """A RISC-V ELF file with one segment: `code` at the start of RAM, which is also its entry."""
     header_size, segment_size = 64, 56
     offset = header_size + segment_size

@@ -22,6 +22,7 @@ PACKAGES = {
     "gdb-multiarch": "gdb-multiarch",
     "opensbi": "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin",
     "qemu-system-misc": "qemu-system-riscv64",
+    "qemu-utils": "qemu-img",
     "u-boot-qemu": "/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin",
 }
 """Debian package -> a program or a file by which its presence shows."""

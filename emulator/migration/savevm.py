@@ -18,6 +18,7 @@ from typing import Any, Self
 from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory, close_later
 from emulator.migration import blocklist, mappedram, seal
+from emulator.migration.devices import DeviceLoader, put_devices
 from emulator.migration.errors import (
     ChecksumError,
     FieldMismatchError,
@@ -39,9 +40,11 @@ from emulator.migration.format import (
     put_header,
     put_heading,
 )
-from emulator.migration.registry import Entry, Owner, Registry
-from emulator.migration.vmdesc import save_section, to_json
+from emulator.migration.registry import Owner, Registry
+from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
+
+PAGE_BITS = PAGE_SIZE.bit_length() - 1
 
 Write = Callable[[bytes | bytearray | memoryview], object]
 
@@ -106,31 +109,6 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
         write_at(fd, part)
 
 
-def put_devices(registry: Registry, writer: Writer) -> list[dict[str, Any]]:
-    """Append every section but RAM, and return their descriptions; raises StateError."""
-    described = []
-    for entry in registry:
-        state = entry.owner.state
-        if not entry.description.is_needed(state):
-            continue
-        put_heading(writer, _heading(entry))
-        section = save_section(
-            entry.description,
-            state,
-            writer,
-            name=entry.name,
-            instance_id=entry.instance_id,
-            version_id=entry.version_id,
-        )
-        described.append(section)
-        put_footer(writer, entry.section_id)
-    return described
-
-
-def _heading(entry: Entry) -> Heading:
-    return Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.version_id)
-
-
 def _put_ram(writer: Writer, mark: Mark) -> None:
     put_heading(writer, Heading(mark, blocklist.SECTION_ID, blocklist.SECTION, 0, blocklist.VERSION))
 
@@ -182,38 +160,50 @@ def load(subject: Subject, data: memoryview, fd: int) -> Loaded:
     """
     reader = Reader(data)
     configuration = get_header(reader)
-    _check_configuration(configuration, subject.machine)
+    _check_configuration(configuration, subject.machine, end=reader.offset)
     loaded = Loaded()
     try:
         if configuration.capabilities:
             ram: _Ram = _MappedRam(subject.blocks, loaded.ram, data, fd)
         else:
             ram = _StreamedRam(subject.blocks, loaded.ram)
-        _Loader(subject, reader, ram, loaded).run()
+        devices = DeviceLoader(subject.registry)
+        _read_sections(reader, ram, devices)
+        loaded.states = devices.states()
     except BaseException:
         loaded.close()
         raise
     return loaded
 
 
-def _check_configuration(configuration: Configuration, machine: str) -> None:
+def _check_configuration(configuration: Configuration, machine: str, *, end: int) -> None:
+    unknown = [name for name in configuration.capabilities if name != mappedram.CAPABILITY]
     if configuration.machine != machine:
         error = FieldMismatchError(f"machine type {machine} (see -M)", configuration.machine, field="name", offset=13)
-        error.section = "configuration"
-        raise error
-    unknown = [name for name in configuration.capabilities if name != mappedram.CAPABILITY]
-    if unknown:
-        error = FieldMismatchError(f"no capability but {mappedram.CAPABILITY}", unknown[0], field="capabilities")
-        error.section = "configuration"
-        raise error
+    elif configuration.target_page_bits not in (0, PAGE_BITS):
+        bits = configuration.target_page_bits
+        error = FieldMismatchError(f"{PAGE_BITS}, or none", bits, field="target_page_bits", offset=end)
+    elif unknown:
+        error = FieldMismatchError(
+            f"no capability but {mappedram.CAPABILITY}", unknown[0], field="capabilities", offset=end
+        )
+    else:
+        return
+    error.section = "configuration"
+    raise error
 
 
 def check_seal(data: memoryview, areas: Sequence[mappedram.Area]) -> bool:
     """Whether a mapped file has our note; raises ChecksumError if it has, and not all but the pages is as written."""
-    if seal.note_of(find_description(data)[1]) is None:
-        return False
-    if not seal.is_intact(mappedram.outside_of_pages(data, areas)):
-        raise ChecksumError("a file as it was written", "one with another checksum", field="state")
+    begin, description = find_description(data)
+    try:
+        if seal.note_of(description) is None:
+            return False
+        if not seal.is_intact(mappedram.outside_of_pages(data, areas)):
+            raise ChecksumError("a file as it was written", "one with another checksum", field="state")
+    except StreamError as error:
+        error.offset = begin
+        raise
     return True
 
 
@@ -286,66 +276,27 @@ class _MappedRam(_Ram):
         blocklist.get_eos(reader)
 
 
-class _Loader:
-    """One pass through a stream's sections."""
-
-    def __init__(self, subject: Subject, reader: Reader, ram: _Ram, loaded: Loaded) -> None:
-        self._subject = subject
-        self._reader = reader
-        self._ram = ram
-        self._loaded = loaded
-        self._fresh: dict[int, Any] = {}
-        self._seen: set[Entry] = set()
-
-    def run(self) -> None:
-        """Read everything, and check that it is all."""
-        sections = SectionReader(self._reader)
-        while heading := sections.next():
-            try:
-                self._section(heading)
-            except StreamError as error:
-                error.section = error.section or str(heading)
-                raise
-            get_footer(self._reader, heading)
-        end = self._reader.offset
-        get_description(self._reader)
-        self._check_complete(end)
-        for owner in self._subject.registry.owners:
-            state = self._state_for(owner)
-            self._check(owner, state)
-            self._loaded.states.append((owner, state))
-
-    def _section(self, heading: Heading) -> None:
-        if heading.name == blocklist.SECTION and not heading.instance_id:
-            if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
-                raise VersionError(f"version {blocklist.VERSION}, in parts", heading.version_id)
-            self._ram.load(self._reader, heading)
-            return
-        entry = self._subject.registry.find(heading.name, heading.instance_id)
-        if entry is None or heading.mark != Mark.FULL:
-            raise UnknownSectionError("a section that this machine has", str(heading), offset=self._reader.offset)
-        if entry in self._seen:
-            raise UnknownSectionError("each section once", f"{heading} again", offset=self._reader.offset)
-        self._seen.add(entry)
-        entry.description.load(self._reader, heading.version_id, self._state_for(entry.owner))
-
-    def _state_for(self, owner: Owner) -> Any:
-        """The fresh state of an owner, which all of its sections are loaded into."""
-        if id(owner) not in self._fresh:
-            self._fresh[id(owner)] = owner.fresh()
-        return self._fresh[id(owner)]
-
-    def _check_complete(self, end: int) -> None:
-        if not self._ram.ended:
-            raise UnknownSectionError("section ram", "the end of the stream", offset=end)
-        for entry in self._subject.registry:
-            if entry not in self._seen and entry.description.is_needed(self._state_for(entry.owner)):
-                raise UnknownSectionError(f"section {entry}", "the end of the stream", offset=end)
-
-    @staticmethod
-    def _check(owner: Owner, state: Any) -> None:
+def _read_sections(reader: Reader, ram: _Ram, devices: DeviceLoader) -> None:
+    """Read all sections and what is behind them, and check that nothing is missing."""
+    sections = SectionReader(reader)
+    while heading := sections.next():
         try:
-            owner.check(state)
+            if heading.name == blocklist.SECTION and not heading.instance_id:
+                _read_ram(reader, ram, heading)
+            else:
+                devices.load(reader, heading)
         except StreamError as error:
-            error.section = error.section or type(owner).__name__
+            error.section = error.section or str(heading)
             raise
+        get_footer(reader, heading)
+    end = reader.offset
+    get_description(reader)
+    if not ram.ended:
+        raise UnknownSectionError(f"section {blocklist.SECTION}", "the end of the stream", offset=end)
+    devices.check_complete(end)
+
+
+def _read_ram(reader: Reader, ram: _Ram, heading: Heading) -> None:
+    if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
+        raise VersionError(f"version {blocklist.VERSION}, in parts", heading.version_id)
+    ram.load(reader, heading)
