@@ -26,6 +26,8 @@ LAYERS = (
     (4, ("cpuview", "machinestate")),
     (4, ("machine",)),
     (5, ("monitor",)),
+    (5, ("inspectiontext",)),
+    (5, ("inspection",)),
     (5, ("console",)),
     (6, ("demo",)),
     (6, ("snapshotcli",)),
@@ -41,8 +43,8 @@ LIBRARIES = {
     "elftools": {"boards/images.py"},
     "fdt": {"boards/devicetree.py"},
     "prompt_toolkit": {"monitor/terminal.py"},
-    "numpy": {"migration/mappedfile.py", "migration/pages.py", "migration/ram.py"},
-    "rich": {"demo.py", "snapshotcli.py"},
+    "numpy": {f"migration/{name}.py" for name in ("difference", "mappedfile", "pagemap", "pages", "ram")},
+    "rich": {"demo.py", "inspectiontext.py", "snapshotcli.py"},
     "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }
 """The only files that import each library. None imports Unicorn's binding: libunicorn.py loads its shared library."""

@@ -23,7 +23,7 @@ from emulator.migration.pages import data_pages, rows_of, runs
 from emulator.migration.wire import Reader, Writer
 
 _HEADER = 8
-_PAGE_RECORD = _HEADER + PAGE_SIZE
+PAGE_RECORD = _HEADER + PAGE_SIZE
 _ZERO_RECORD = _HEADER + 1
 _NEXT_PAGE = RamFlag.PAGE | RamFlag.CONTINUE
 _NEXT_ZERO = RamFlag.ZERO | RamFlag.CONTINUE
@@ -39,6 +39,8 @@ class PageRun(NamedTuple):
     address: int
     pages: NDArray[np.uint8] | int
     """A row of 4096 bytes for each page; or, where all are filled with zeros, how many there are."""
+    offset: int = 0
+    """Where the first page's bytes stand in the stream, the next each `PAGE_RECORD` further; 0 if they do not."""
 
 
 def write_pages(block: RamBlock, write: Callable[[bytes | bytearray | memoryview], object]) -> None:
@@ -69,8 +71,8 @@ def _alternating(has_data: NDArray[np.bool_]) -> Iterator[tuple[bool, int, int]]
 
 
 def _page_records(rows: NDArray[np.uint8], first: int, end: int) -> bytearray:
-    records = bytearray((end - first) * _PAGE_RECORD)
-    table = np.frombuffer(records, np.uint8).reshape(-1, _PAGE_RECORD)
+    records = bytearray((end - first) * PAGE_RECORD)
+    table = np.frombuffer(records, np.uint8).reshape(-1, PAGE_RECORD)
     table[:, :_HEADER] = _headers(first, end, _NEXT_PAGE)
     table[:, _HEADER:] = rows[first:end]
     return records
@@ -117,17 +119,18 @@ class RecordReader:
                 self._block = get_name(reader)
             size = self._sizes.get(self._block)
             if size is None:
-                raise RamError(f"one of {', '.join(self._sizes)}", f"a block {quote(self._block)}", offset=begin)
+                raise RamError(f"one of {quote(', '.join(self._sizes))}", f"a block {quote(self._block)}", offset=begin)
             if address >= size:
                 raise RamError(f"an address below 0x{size:x}", f"0x{address:x}", field=self._block, offset=begin)
             room = (size - address) // PAGE_SIZE
             yield self._pages(reader, address, room) if kind == RamFlag.PAGE else self._zeros(reader, address, room)
 
     def _pages(self, reader: Reader, address: int, room: int) -> PageRun:
-        count = 1 + _following(reader.rest()[PAGE_SIZE:], _PAGE_RECORD, address + PAGE_SIZE | int(_NEXT_PAGE), room - 1)
-        data = reader.view(count * _PAGE_RECORD - _HEADER)
-        table = np.ndarray((count, PAGE_SIZE), np.uint8, data, strides=(_PAGE_RECORD, 1))
-        return PageRun(self._block, address, table)
+        count = 1 + _following(reader.rest()[PAGE_SIZE:], PAGE_RECORD, address + PAGE_SIZE | int(_NEXT_PAGE), room - 1)
+        begin = reader.offset
+        data = reader.view(count * PAGE_RECORD - _HEADER)
+        table = np.ndarray((count, PAGE_SIZE), np.uint8, data, strides=(PAGE_RECORD, 1))
+        return PageRun(self._block, address, table, begin)
 
     def _zeros(self, reader: Reader, address: int, room: int) -> PageRun:
         if fill := reader.u8():
