@@ -224,8 +224,8 @@ def device_state(repeats: int = 100) -> Times:
 
 
 def _load_devices(registry: Registry, reader: Reader) -> None:
-    loader, sections = devices.DeviceLoader(registry), SectionReader(reader)
-    while heading := sections.next():
+    loader, sections = devices.DeviceLoader(registry), SectionReader()
+    while heading := sections.next(reader):
         loader.load(reader, heading)
         get_footer(reader, heading)
     for owner, state in loader.states():

@@ -119,8 +119,8 @@ class _Examiner:
         configuration = contents.configuration = get_header(reader)
         self._ram = RamReader(self._data, configuration.capabilities)
         trouble = self._read_description()
-        sections = SectionReader(reader)
-        while heading := sections.next():
+        sections = SectionReader()
+        while heading := sections.next(reader):
             try:
                 self._section(heading)
             except StreamError as error:

@@ -26,8 +26,8 @@ VERSION = 3
 NAME_LIMIT = 255
 CAPABILITY_LIMIT = 64
 """More capabilities than any QEMU has."""
-DESCRIPTION_LIMIT = 16 << 20
-"""Bytes of JSON that are looked at; QEMU's have about 12 KiB."""
+DESCRIPTION_LIMIT = 1 << 20
+"""Bytes of JSON that are looked at, as parsing it takes up to 30 times as many; QEMU's have about 12 KiB."""
 
 
 class Mark(enum.IntEnum):
@@ -45,9 +45,22 @@ class Mark(enum.IntEnum):
 
 
 class Command(enum.IntEnum):
-    """Commands inside a stream, as far as they can stand in one that is read from a file."""
+    """What a source says in the stream, as far as it is understood here (QEMU's MIG_CMD_...)."""
 
+    OPEN_RETURN_PATH = 1
+    PING = 2
     SWITCHOVER_START = 11
+
+
+COMMAND_SIZES = {Command.OPEN_RETURN_PATH: 0, Command.PING: 4, Command.SWITCHOVER_START: 0}
+"""Bytes of data behind each command."""
+
+
+class Order(NamedTuple):
+    """A command and its data."""
+
+    command: Command
+    data: bytes = b""
 
 
 SECTIONS = (Mark.START, Mark.PART, Mark.END, Mark.FULL)
@@ -63,7 +76,7 @@ class Heading(NamedTuple):
     version_id: int
 
     def __str__(self) -> str:
-        return self.name if not self.instance_id else f"{self.name}[{self.instance_id}]"
+        return quote(self.name if not self.instance_id else f"{self.name}[{self.instance_id}]")
 
 
 class _Capability(Info):
@@ -208,29 +221,31 @@ def get_footer(reader: Reader, heading: Heading) -> None:
 class SectionReader:
     """Goes through a stream's sections: each `next` reads a heading; who asks reads the payload, then `get_footer`."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self) -> None:
         self._started: dict[int, Heading] = {}
 
-    def next(self) -> Heading | None:
-        """The next section's heading, or None at the end of the sections; commands without effect are passed over."""
-        reader = self._reader
+    def next(self, reader: Reader) -> Heading | None:
+        """The next section's heading, or None at the end of the sections; commands need no answer here."""
         while True:
-            begin = reader.offset
-            mark = reader.u8()
-            if mark == Mark.EOF:
-                return None
-            if mark == Mark.COMMAND:
-                self._skip_command(begin)
-            elif mark in (Mark.START, Mark.FULL):
-                return self._heading(Mark(mark))
-            elif mark in (Mark.PART, Mark.END):
-                return self._continued(Mark(mark))
-            else:
-                raise FramingError("a section or the end", f"byte 0x{mark:02x}", offset=begin)
+            item = self.next_item(reader)
+            if not isinstance(item, Order):
+                return item
 
-    def _heading(self, mark: Mark) -> Heading:
-        reader = self._reader
+    def next_item(self, reader: Reader) -> Heading | Order | None:
+        """The next section's heading or the next command, or None at the end of the sections."""
+        begin = reader.offset
+        mark = reader.u8()
+        if mark == Mark.EOF:
+            return None
+        if mark == Mark.COMMAND:
+            return _get_order(reader)
+        if mark in (Mark.START, Mark.FULL):
+            return self._heading(reader, Mark(mark))
+        if mark in (Mark.PART, Mark.END):
+            return self._continued(reader, Mark(mark))
+        raise FramingError("a section or the end", f"byte 0x{mark:02x}", offset=begin)
+
+    def _heading(self, reader: Reader, mark: Mark) -> Heading:
         begin = reader.offset
         section_id = reader.u32()
         name = reader.read(reader.u8()).decode("latin-1")
@@ -240,18 +255,30 @@ class SectionReader:
         self._started[section_id] = heading
         return heading
 
-    def _continued(self, mark: Mark) -> Heading:
-        begin = self._reader.offset
-        section_id = self._reader.u32()
+    def _continued(self, reader: Reader, mark: Mark) -> Heading:
+        begin = reader.offset
+        section_id = reader.u32()
         start = self._started.get(section_id)
         if start is None or start.mark != Mark.START:
             raise FramingError("the id of a section that was started", section_id, offset=begin)
         return start._replace(mark=mark)
 
-    def _skip_command(self, begin: int) -> None:
-        command, length = self._reader.u16(), self._reader.u16()
-        if command != Command.SWITCHOVER_START or length:
-            raise FramingError("no command but the switchover's start", f"command {command}", offset=begin)
+
+def put_order(writer: Writer, order: Order) -> None:
+    """Append a command."""
+    writer.u8(Mark.COMMAND)
+    writer.u16(order.command)
+    writer.u16(len(order.data))
+    writer.write(order.data)
+
+
+def _get_order(reader: Reader) -> Order:
+    begin = reader.offset
+    number, length = reader.u16(), reader.u16()
+    if number not in list(Command) or COMMAND_SIZES[Command(number)] != length:
+        names = ", ".join(f"{command} with {size} bytes" for command, size in COMMAND_SIZES.items())
+        raise FramingError(f"a command: {names}", f"{number} with {length}", offset=begin)
+    return Order(Command(number), reader.read(length))
 
 
 def put_end(writer: Writer, description: bytes) -> None:
@@ -294,4 +321,4 @@ def find_description(data: memoryview) -> tuple[int, bytes]:
             heading = bytes((Mark.VMDESCRIPTION,)) + len(json).to_bytes(4, "big")
             if json.startswith(b"{") and mark >= 0 and data[mark : mark + 5].tobytes() == heading:
                 return mark, json
-    raise FramingError("a description of itself at the stream's end", "none")
+    raise FramingError("a description of itself at the stream's end", "none", offset=len(data))

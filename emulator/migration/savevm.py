@@ -278,8 +278,8 @@ class _MappedRam(_Ram):
 
 def _read_sections(reader: Reader, ram: _Ram, devices: DeviceLoader) -> None:
     """Read all sections and what is behind them, and check that nothing is missing."""
-    sections = SectionReader(reader)
-    while heading := sections.next():
+    sections = SectionReader()
+    while heading := sections.next(reader):
         try:
             if heading.name == blocklist.SECTION and not heading.instance_id:
                 _read_ram(reader, ram, heading)

@@ -123,7 +123,7 @@ class SnapshotDirectory:
             try:
                 sound.append(_read_note(tag, path))
             except (StreamError, FileError, SnapshotError) as error:
-                if path.exists():  # it may have been deleted since
+                if not isinstance(error.__cause__, FileNotFoundError):  # it may have been deleted since
                     damaged[tag] = error
         return sorted(sound, key=lambda snapshot: (snapshot.taken, snapshot.tag)), damaged
 
@@ -214,7 +214,7 @@ def _note_in(data: memoryview, path: Path) -> dict[str, Any]:
 def _areas_of(data: memoryview) -> list[mappedram.Area]:
     reader = Reader(data)
     configuration: Configuration = get_header(reader)
-    heading = SectionReader(reader).next()
+    heading = SectionReader().next(reader)
     if mappedram.CAPABILITY not in configuration.capabilities or heading is None or heading.name != blocklist.SECTION:
         raise SnapshotError("not a snapshot: its RAM is not in the mapped layout")
     return mappedram.get_areas(reader)

@@ -54,7 +54,7 @@ def fingerprint(machine: Machine) -> str:
 def area_of(path: Path, name: str) -> mappedram.Area:
     reader = Reader(memoryview(path.read_bytes()))
     get_header(reader)
-    heading = SectionReader(reader).next()
+    heading = SectionReader().next(reader)
     assert heading is not None
     assert heading.name == SECTION
     return next(area for area in mappedram.get_areas(reader) if area.name == name)
@@ -325,7 +325,7 @@ def outside_of_pages(path: Path) -> list[int]:
 def blocks_of(path: Path) -> list[str]:
     reader = Reader(memoryview(path.read_bytes()))
     get_header(reader)
-    SectionReader(reader).next()
+    SectionReader().next(reader)
     return [area.name for area in mappedram.get_areas(reader)]
 
 

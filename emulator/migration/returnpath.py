@@ -1,0 +1,72 @@
+"""Words between the two sides: the source's commands in the stream, the destination's messages on the way back.
+
+A command is byte 08, u16 command, u16 length, data. A message is u16 type, u16 length, data. QEMU has the source open
+the way back (command 1) and ping (2); the destination answers each ping (message 2) and says in the end whether it has
+loaded everything (message 1, 0 for yes). Then, between two QEMUs, it starts the guest by itself, and a connection that
+breaks at that moment leaves two guests running or none.
+
+Between two mini-qemus the destination waits for one more word. The source pings with `HELLO` and a random token; who
+knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
+the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
+guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
+back with `REDELIVERY` and the token.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+from emulator.migration.errors import FramingError
+from emulator.migration.format import Command, Order
+from emulator.migration.wire import Reader
+
+HELLO = 0x6D71_7631
+ANSWER = 0x6D71_7632
+GO = 0x6D71_676F
+REDELIVERY = b"MQGO"
+
+LOADED = 0
+REFUSED = 1
+
+_MESSAGE = struct.Struct(">HH")
+_U32 = struct.Struct(">I")
+
+
+class Message(enum.IntEnum):
+    """What a destination says on the way back (QEMU's MIG_RP_MSG_...)."""
+
+    SHUT = 1
+    PONG = 2
+
+
+class Said(NamedTuple):
+    """A message and its number."""
+
+    message: Message
+    value: int
+
+
+def ping(value: int) -> Order:
+    """The command that asks for a PONG with this value."""
+    return Order(Command.PING, _U32.pack(value))
+
+
+def pinged(order: Order) -> int:
+    """The value of a ping."""
+    return int(_U32.unpack(order.data)[0])
+
+
+def message(kind: Message, value: int) -> bytes:
+    """The bytes of a message."""
+    return _MESSAGE.pack(kind, _U32.size) + _U32.pack(value)
+
+
+def get_message(reader: Reader) -> Said:
+    """Read a message; raises TruncatedError, or FramingError for one that is unknown."""
+    begin = reader.offset
+    kind, length = reader.unpack(_MESSAGE)
+    if kind not in list(Message) or length != _U32.size:
+        raise FramingError("a message of the return path", f"{kind} with {length} bytes", offset=begin)
+    return Said(Message(kind), reader.u32())
