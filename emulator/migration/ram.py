@@ -25,8 +25,10 @@ from emulator.migration.wire import Reader, Writer
 _HEADER = 8
 PAGE_RECORD = _HEADER + PAGE_SIZE
 _ZERO_RECORD = _HEADER + 1
-_NEXT_PAGE = RamFlag.PAGE | RamFlag.CONTINUE
-_NEXT_ZERO = RamFlag.ZERO | RamFlag.CONTINUE
+# Plain numbers: there is a record for each scattered page, and arithmetic with enumerations is slow.
+_PAGE, _ZERO, _CONTINUE, _EOS = (int(flag) for flag in (RamFlag.PAGE, RamFlag.ZERO, RamFlag.CONTINUE, RamFlag.EOS))
+_NEXT_PAGE = _PAGE | _CONTINUE
+_NEXT_ZERO = _ZERO | _CONTINUE
 
 CHUNK_PAGES = 1024
 """Pages that are put together before they are written: 4 MiB."""
@@ -92,7 +94,7 @@ def _headers(first: int, end: int, flags: int) -> NDArray[np.uint8]:
 def _with_name(records: bytearray, name: str) -> bytearray:
     """The same records, of which the first names its block."""
     writer = Writer()
-    writer.u64(int.from_bytes(records[:_HEADER], "big") & ~RamFlag.CONTINUE)
+    writer.u64(int.from_bytes(records[:_HEADER], "big") & ~_CONTINUE)
     put_name(writer, name)
     return writer.data + records[_HEADER:]
 
@@ -110,12 +112,12 @@ class RecordReader:
             begin = reader.offset
             word = reader.u64()
             flags, address = word & FLAGS, word & ~FLAGS
-            if word == RamFlag.EOS:
+            if word == _EOS:
                 return
-            kind = flags & ~RamFlag.CONTINUE
-            if kind not in (RamFlag.PAGE, RamFlag.ZERO):
+            kind = flags & ~_CONTINUE
+            if kind not in (_PAGE, _ZERO):
                 raise RamError("a page, a zero page or the end of this part", f"flags 0x{flags:x}", offset=begin)
-            if not flags & RamFlag.CONTINUE:
+            if not flags & _CONTINUE:
                 self._block = get_name(reader)
             size = self._sizes.get(self._block)
             if size is None:
@@ -123,10 +125,10 @@ class RecordReader:
             if address >= size:
                 raise RamError(f"an address below 0x{size:x}", f"0x{address:x}", field=self._block, offset=begin)
             room = (size - address) // PAGE_SIZE
-            yield self._pages(reader, address, room) if kind == RamFlag.PAGE else self._zeros(reader, address, room)
+            yield self._pages(reader, address, room) if kind == _PAGE else self._zeros(reader, address, room)
 
     def _pages(self, reader: Reader, address: int, room: int) -> PageRun:
-        count = 1 + _following(reader.rest()[PAGE_SIZE:], PAGE_RECORD, address + PAGE_SIZE | int(_NEXT_PAGE), room - 1)
+        count = 1 + _following(reader.rest()[PAGE_SIZE:], PAGE_RECORD, address + PAGE_SIZE | _NEXT_PAGE, room - 1)
         begin = reader.offset
         data = reader.view(count * PAGE_RECORD - _HEADER)
         table = np.ndarray((count, PAGE_SIZE), np.uint8, data, strides=(PAGE_RECORD, 1))
@@ -136,7 +138,7 @@ class RecordReader:
         if fill := reader.u8():
             return PageRun(self._block, address, np.full((1, PAGE_SIZE), fill, np.uint8))
         rest = reader.rest()
-        count = _following(rest, _ZERO_RECORD, address + PAGE_SIZE | int(_NEXT_ZERO), room - 1)
+        count = _following(rest, _ZERO_RECORD, address + PAGE_SIZE | _NEXT_ZERO, room - 1)
         if count:
             fills = np.ndarray((count,), np.uint8, rest, _HEADER, strides=(_ZERO_RECORD,))
             if fills.any():
@@ -149,6 +151,8 @@ def _following(rest: memoryview, record: int, first: int, room: int) -> int:
     """How many whole records of this length begin with `first` and go on page by page; at most `room`."""
     count, window = 0, 16
     most = min(room, len(rest) // record)
+    if most > 0 and rest[:_HEADER] != first.to_bytes(_HEADER, "big"):
+        return 0  # scattered pages are many, and NumPy takes its time to start
     while count < most:
         length = min(window, most - count)
         words = np.ndarray((length,), ">u8", rest, count * record, strides=(record,))
