@@ -29,6 +29,7 @@ from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
 from emulator.cpuview import CpuView
+from emulator.events import Events
 from emulator.kicker import Kicker
 from emulator.runstate import RunState
 from emulator.serial import SerialConsole
@@ -111,6 +112,8 @@ class Machine:
         )
         self.on_stopping: Callable[[bool], None] = lambda _stopping: None
         """Called with True before `stop` waits for the machine's thread, with False after: let go of it."""
+        self.events = Events()
+        """What happens to the machine: STOP, RESUME, RESET, SHUTDOWN, POWERDOWN, and what others tell with it."""
         self._reboot = reboot
         self._snapshots = _path(snapshots)
         self._status = RunState.PRELAUNCH
@@ -307,14 +310,15 @@ class Machine:
 
     def reset(self) -> None:
         """Reset every chip and the hart, and load the images anew; a running guest goes on from there."""
-        self.call(self._reset_now)
+        self.call(lambda: self._reset_now("host-qmp-system-reset"))
 
     def powerdown(self) -> None:
-        """Press the power button. The board has none that a guest could hear, as QEMU's has none: nothing happens."""
+        """Press the power button. The board has none that a guest could hear, as QEMU's has none."""
+        self.call(lambda: self.events.emit("POWERDOWN"))
 
-    def quit(self, status: int = 0) -> None:
-        """End the machine; from any thread, returns at once."""
-        self.post(lambda: self._end(status))
+    def quit(self, status: int = 0, reason: str = "host-qmp-quit") -> None:
+        """End the machine, for one of the reasons of QAPI's `ShutdownCause`; from any thread, returns at once."""
+        self.post(lambda: self._end(status, reason))
 
     def wait(self) -> int:
         """Block until the machine has ended; returns its exit status."""
@@ -427,14 +431,17 @@ class Machine:
         from emulator.machinestate import subject_of
 
         if self._reset_wanted:
-            self._reset_now()
+            self._reset_now("guest-reset")
         self._time.stop()
+        if self._status is RunState.RUNNING:
+            self.events.emit("STOP")
         try:
             yield subject_of(self.name, self._time, self._vcpu, self.board, self._status)
         finally:
             if self._status is RunState.RUNNING:
                 self._time.start()
                 self._schedule()
+                self.events.emit("RESUME")
 
     def _adopt(self, loaded: Loaded, subject: Subject) -> None:
         """Take over a loaded machine; what drives the hart's interrupt lines has the last word on them."""
@@ -457,7 +464,7 @@ class Machine:
                 while self._calls:
                     self._calls.popleft()()
                 if self._reset_wanted:
-                    self._reset_now()
+                    self._reset_now("guest-reset")
                 if self._status is not RunState.RUNNING:
                     self._sleep(None)
                     continue
@@ -532,12 +539,17 @@ class Machine:
         self._status = RunState.RUNNING
         self._time.start()
         self._schedule()
+        self.events.emit("RESUME")
 
     def _set_stopped(self, status: RunState) -> None:
         self._time.stop()
+        was_running = self._status is RunState.RUNNING
         self._status = status
+        if was_running and status is not RunState.SHUTDOWN:
+            self.events.emit("STOP")
 
-    def _reset_now(self) -> None:
+    def _reset_now(self, reason: str | None = None) -> None:
+        """Reset for one of the reasons of QAPI's `ShutdownCause`; without one, nobody is told."""
         self._reset_wanted = False
         board = self.board
         board.reset()
@@ -546,13 +558,15 @@ class Machine:
             self._vcpu.set_line(bit, line.level)
         self._vcpu.env["pc"] = board.reset_address
         board.poll_input()
+        if reason is not None:
+            self.events.emit("RESET", _cause(reason))
 
     def _lines(self) -> tuple[tuple[IrqLine, int], ...]:
         lines = self.board.lines[0]
         return (lines.msip, MSIP), (lines.mtip, MTIP), (lines.meip, MEIP), (lines.seip, SEIP)
 
     def _guest_exit(self, status: int) -> None:
-        self._end(status)
+        self._end(status, "guest-panic" if status else "guest-shutdown")
         self._vcpu.stop_here()
 
     def _guest_reset(self) -> None:
@@ -560,12 +574,14 @@ class Machine:
             self._reset_wanted = True
             self._vcpu.stop_here()
         else:
-            self._guest_exit(0)
+            self._end(0, "guest-reset")
+            self._vcpu.stop_here()
 
-    def _end(self, status: int) -> None:
+    def _end(self, status: int, reason: str) -> None:
         if not self._status.ended:
             self.exit_status = status
             self._set_stopped(RunState.SHUTDOWN)
+            self.events.emit("SHUTDOWN", _cause(reason))
             self._announce_end()
 
     def _announce_end(self) -> None:
@@ -586,6 +602,10 @@ class Machine:
     def _cycles(self) -> int:
         """Cycles and retired instructions: counted ones, or virtual time at 1 GHz."""
         return self._vcpu.instructions if self.icount is not None else self.clock.now()
+
+
+def _cause(reason: str) -> dict[str, object]:
+    return {"guest": reason.startswith("guest-"), "reason": reason}
 
 
 def _path(path: str | Path | None) -> Path | None:
