@@ -315,7 +315,10 @@ def test_guest_that_starts_in_a_snapshot_waits_with_capital_s(tmp_path: Path) ->
         ("-m 32M", r"ram riscv_virt_board\.ram at byte \S+: .* \(is -m the same as where this comes from, 16M\?\).*"),
         ("-m 16M -icount shift=3", ".* expected a machine with -icount shift=3, got a machine without -icount"),
         ("-m 16M -loadvm aa", r"there is no snapshot 'aa' in '.*' \(did you mean 'a'\?\)"),
-        ("-m 16M -loadvm damaged", "stream: expected a description of itself at the stream's end, got none"),
+        (
+            "-m 16M -loadvm damaged",
+            "stream at byte 0x3e8: expected a description of itself at the stream's end, got none",
+        ),
     ],
 )
 def test_snapshot_that_does_not_fit_is_one_line_and_status_1(tmp_path: Path, options: str, message: str) -> None:

@@ -82,7 +82,7 @@ def test_list_for_scripts(kept: Path, flag: str) -> None:
     assert first["taken"] < second["taken"]
     assert short == {
         "tag": "short",
-        "damaged": "stream: expected a description of itself at the stream's end, got none",
+        "damaged": "stream at byte 0x3e8: expected a description of itself at the stream's end, got none",
     }
 
 
@@ -93,7 +93,7 @@ def test_list_fits_the_terminal_and_leaves_no_tag_out(kept: Path, columns: int) 
     assert max(map(len, shown.splitlines())) <= columns
     assert re.search(r"^first\b", shown, re.MULTILINE)
     assert re.search(r"^short +damaged +$", shown, re.MULTILINE) or columns == 20
-    assert "short: stream: expected a description of itself" in " ".join(shown.split())
+    assert "short: stream at byte 0x3e8: expected a description of itself" in " ".join(shown.split())
     assert ("RAM" in shown) == (columns >= 80)
 
 

@@ -136,9 +136,9 @@ def test_errors_are_qemus_kind_of_line(hmp: Hmp, directory: Path) -> None:
     )
     assert hmp.execute("delvm boted").startswith("Error: there is no snapshot 'boted'")
     (directory / "bad.snapshot").write_bytes(b"?" * 100)
-    assert hmp.execute("loadvm bad").startswith("Error: stream: expected a description")
+    assert hmp.execute("loadvm bad").startswith("Error: stream at byte 0x64: expected a description")
     assert hmp.execute('savevm ""') == "Error: a snapshot's name has 1 to 128 printable characters"
-    assert "bad: stream: expected a description" in hmp.execute("info snapshots")
+    assert "bad: stream at byte 0x64: expected a description" in hmp.execute("info snapshots")
 
 
 def test_delvm_deletes(hmp: Hmp, machine: Machine) -> None:
