@@ -7,6 +7,7 @@ not wait for modules that only another command uses.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -324,6 +325,8 @@ def _announce(line: str) -> None:
 
 def main() -> int:
     """The command's entry point: its exit status, with every error of the user's told in one line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have letters that a terminal has not
     try:
         status = cli.main(prog_name="mini-qemu", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as usage:

@@ -430,6 +430,8 @@ class Machine:
         """On the machine's thread: the guest stopped between two instructions, and its time with it."""
         from emulator.machinestate import subject_of
 
+        if self._failure is not None:
+            raise ConfigError("the machine has failed, and can neither be saved nor go back")
         if self._reset_wanted:
             self._reset_now("guest-reset")
         self._time.stop()

@@ -75,11 +75,23 @@ def test_the_index_links_to_every_page() -> None:
     assert linked == {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+def all_commands(group: click.Group, name: str) -> dict[str, click.Command]:
+    """Every command of a group and of the groups in it, by what has to be typed."""
+    found = {}
+    for word, command in group.commands.items():
+        nested = all_commands(command, f"{name} {word}") if isinstance(command, click.Group) else {}
+        found |= nested or {f"{name} {word}": command}
+    return found
+
+
+COMMANDS_OF_CLI = all_commands(cli, "mini-qemu")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS_OF_CLI))
 def test_every_command_and_option_is_explained(command: str) -> None:
     page = text("docs/command-line.md")
-    assert f"mini-qemu {command}" in page
-    for parameter in cli.commands[command].params:
+    assert command in page
+    for parameter in COMMANDS_OF_CLI[command].params:
         if isinstance(parameter, click.Option):
             assert any(re.search(rf"`{spelling}[ `]", page) for spelling in parameter.opts), parameter.opts
 

@@ -141,6 +141,14 @@ def test_default_is_the_users_directory_of_the_machine(kept: Path, tmp_path: Pat
     assert snapshot("list", "-M", "other", XDG_STATE_HOME=str(tmp_path)).stdout == ""
 
 
+def test_letters_that_the_output_cannot_show_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "%C3%A9.snapshot").touch()
+    for args in (["list"], ["verify"]):
+        done = snapshot(*args, "-snapshots", str(tmp_path), PYTHONIOENCODING="ascii")
+        assert done.stderr == ""
+        assert re.search(r"^\\xe9\b.*damaged", done.stdout, re.MULTILINE)
+
+
 def test_list_for_a_full_disk_is_one_line_and_status_1(kept: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

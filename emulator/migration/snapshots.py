@@ -186,7 +186,7 @@ def verify(path: Path) -> None:
     from emulator.migration.mappedfile import check_pages  # NumPy takes long to import
 
     with mapped(path) as (data, fd):
-        areas = _areas_of(data)
+        areas = areas_of(data)
         note = _note_in(data, path)
         savevm.check_seal(data, areas)
         check_pages(data, areas, note.get("blocks"))
@@ -211,7 +211,8 @@ def _note_in(data: memoryview, path: Path) -> dict[str, Any]:
     return note
 
 
-def _areas_of(data: memoryview) -> list[mappedram.Area]:
+def areas_of(data: memoryview) -> list[mappedram.Area]:
+    """Where a snapshot file holds each RAM block; raises StreamError or SnapshotError."""
     reader = Reader(data)
     configuration: Configuration = get_header(reader)
     heading = SectionReader().next(reader)

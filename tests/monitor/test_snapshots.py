@@ -16,6 +16,10 @@ TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
 HEADER = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"
 
 
+class SomethingBrokenError(Exception):
+    """A defect of ours."""
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "snapshots"
@@ -94,6 +98,20 @@ def test_guest_that_has_ended_can_be_saved_and_can_go_back(hmp: Hmp, machine: Ma
     assert machine.exit_status == 4
     assert hmp.execute("loadvm dead") == ""
     assert hmp.execute("info status") == "VM status: paused"
+
+
+def test_machine_that_has_failed_can_neither_be_saved_nor_go_back(hmp: Hmp, machine: Machine) -> None:
+    hmp.execute("savevm a")
+
+    def fail() -> None:
+        raise SomethingBrokenError
+
+    machine.post(fail)
+    with pytest.raises(SomethingBrokenError):
+        machine.wait()
+    for line in ("savevm a", "loadvm a"):
+        assert hmp.execute(line) == "Error: the machine has failed, and can neither be saved nor go back"
+    assert hmp.execute("info status") == "VM status: paused (internal-error)"
 
 
 def test_no_snapshot_is_told_as_qemu_tells_it(hmp: Hmp) -> None:
