@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import threading
@@ -20,7 +21,7 @@ from emulator.core.errors import ConfigError
 
 PAGE_SIZE = 4096
 
-_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MADV_POPULATE_READ = 22
 _PIECE = 8 << 20
 _FAILED = ctypes.c_void_p(-1).value
@@ -99,9 +100,7 @@ class RamBlock:
         """
         if staged.size != self.size:
             raise ValueError(f"RAM block {self.name} has {self.size} bytes, not {staged.size}")
-        if hasattr(_libc, "mremap"):
-            old = _reserve(self.size)
-            _move(self.address, self.size, old)
+        if (old := _move_away(self.address, self.size)) is not None:
             try:
                 _move(staged.address, self.size, self.address)
             except MemoryError:
@@ -139,12 +138,24 @@ class RamBlock:
             self._map.close()
 
 
-def _reserve(size: int) -> int:
-    """A place in the address space, without memory."""
-    address: int = _libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
-    if address == _FAILED:
+def _move_away(address: int, size: int) -> int | None:
+    """Move a mapping's pages to another place, where a new mapping has them; None if this system cannot do that.
+
+    The old one stays, empty: another thread may ask for memory at any time, and must not be given that address.
+    """
+    if not hasattr(_libc, "mremap"):
+        return None
+    place: int = _libc.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if place == _FAILED:
         raise MemoryError(os.strerror(ctypes.get_errno()))
-    return address
+    flags = _MREMAP_MAYMOVE | _MREMAP_FIXED | _MREMAP_DONTUNMAP
+    if _libc.mremap(address, size, size, flags, place) != _FAILED:
+        return place
+    error = ctypes.get_errno()
+    _libc.munmap(place, size)
+    if error != errno.EINVAL:  # Linux before 5.13 cannot keep every mapping
+        raise MemoryError(os.strerror(error))
+    return None
 
 
 def _move(address: int, size: int, to: int) -> None:

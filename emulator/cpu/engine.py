@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from emulator.core.bits import mask
 from emulator.core.errors import EngineError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.cpu import csrs, pmp
@@ -112,6 +113,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._draining: bytes | None = None
         self._breakpoint_met = False
+        self._left_in_trap = False
         self._latch = 0
         self._latch_address = 0
         self._virtual = False
@@ -229,7 +231,7 @@ class Engine:
     def _enter(self, count: int) -> tuple[int, bool]:
         """One `emu_start`, unless a stop came first: Unicorn's error number, and whether it was stopped."""
         self._refusal = self._draining = None
-        self._breakpoint_met = False
+        self._breakpoint_met = self._left_in_trap = False
         # In this order, and in the opposite one in `stop`: whichever comes second sees the first.
         self.running = True
         if self._stop_wanted:
@@ -243,7 +245,7 @@ class Engine:
             stopped = stopped or asked
             if self.counting:
                 # The hook that ends a run has counted the instruction that it kept from running.
-                self.executed = self._internals.emu_counter.value - asked
+                self.executed = self._internals.emu_counter.value - (asked and not self._left_in_trap)
         return error, stopped
 
     @property
@@ -308,8 +310,13 @@ class Engine:
 
     def _on_exception(self, _uc: int, cause: int, _data: int) -> None:
         if self._draining is None:
-            self.env["pc"] -= 4  # Unicorn has moved it on, whatever the instruction's length
+            env = self.env
+            env["pc"] = env["pc"] - 4 & mask(env.xlen)  # Unicorn has moved it on, whatever the instruction's length
             self._client.exception(cause)
+            if self.counting and self._stop_wanted:
+                # Where the handler cannot be fetched, no instruction comes at which the count could end the run.
+                self._left_in_trap = True
+                self._library.uc_emu_stop(self._handle)
 
     def _on_breakpoint(self, _uc: int, _data: int) -> bool:
         if self._draining is None:

@@ -47,6 +47,10 @@ _SIPRIO = _MIPRIO[:9] + bytes((0, 23, 16)) + _MIPRIO[12:]
 SPEC_TW, SPEC_TSR = 1 << 21, 1 << 22
 ENGINE_TW, ENGINE_TSR = 1 << 29, 1 << 30
 """Where the engine keeps the bits of mstatus that the specification has at 21 and 22."""
+SATP_MODE = 60
+"""The lowest bit of the mode in `satp`."""
+SATP_MODES = (0, 8, 9, 10)
+"""Bare, Sv39, Sv48, Sv57: what a guest can set. The engine ends the process when it meets another."""
 DIRTY_FLOATS = 3 << 13
 SD = 1 << 63
 """A summary of FS (and XS, which is always 0) that mstatus shows and QEMU does not store."""
@@ -157,6 +161,10 @@ class CpuState:
             raise FieldRangeError("env.priv", self.priv, "0, 1 or 3")
         if self.frm > 7:
             raise FieldRangeError("env.frm", self.frm, 8)
+        if self.pc & 1:
+            raise FieldRangeError("env.pc", f"0x{self.pc:x}", "an even address")
+        if self.satp >> SATP_MODE not in SATP_MODES:
+            raise FieldRangeError("env.satp", f"0x{self.satp:x}", "mode Bare, Sv39, Sv48 or Sv57")
 
 
 IN_ENGINE = (
@@ -354,6 +362,7 @@ class RegisterPart:
         )
         for name in IN_ENGINE:
             setattr(state, name, env[name])
+        state.pc &= ~1  # the engine returns to an odd mepc, where the specification has no such thing
         return state
 
     def fresh(self) -> CpuState:

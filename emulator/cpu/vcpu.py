@@ -308,7 +308,7 @@ class Vcpu:
             return 0
 
     def _next_pc(self) -> int:
-        return self.env["pc"] + decode.length(self._instruction())
+        return self.env["pc"] + decode.length(self._instruction()) & mask(self.env.xlen)
 
     def _access_fault(self) -> None:
         refusal = self.engine.refusal

@@ -71,7 +71,7 @@ def get_block_list(reader: Reader, more: Callable[[str, int], None] = lambda _na
         name = get_name(reader)
         size = reader.u64()
         if name in sizes or len(sizes) == BLOCK_LIMIT:
-            raise RamError(f"at most {BLOCK_LIMIT} blocks, each once", f"{quote(name)} again", offset=begin)
+            raise RamError(f"at most {BLOCK_LIMIT} blocks, each once", f"{quote(name)} as well", offset=begin)
         if not size or size & FLAGS or size > left:
             raise RamError(f"whole pages, at most 0x{left:x} bytes", f"0x{size:x}", field=quote(name), offset=begin)
         sizes[name] = size

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from emulator import Icount, Machine
+
 RAM = 0x8000_0000
 SPOT = RAM + 0x100
 """Where the instruction under test is put: the PC of every expectation."""
@@ -201,3 +203,23 @@ def test_a_delegated_exception_goes_to_supervisor_mode(guest, asm) -> None:
 def test_machine_mode_never_delegates(guest, asm) -> None:
     setup = asm.li("t1", 0xFFFF), asm.csrw("medeleg", "t1")
     assert at_spot(guest, asm, *setup, instruction=asm.illegal) == (2, SPOT, 0xFFFF_FFFF)
+
+
+def test_a_jump_to_the_last_address_is_a_fault_there(guest, asm) -> None:
+    user = [asm.li("t0", 0x1800), asm.csrrc("zero", "mstatus", "t0")]
+    guest.run(*user, asm.li("t0", -2), asm.csrw("mepc", "t0"), asm.mret)
+    assert guest.trap() == (1, -2 & (1 << 64) - 1, -2 & (1 << 64) - 1)
+
+
+@pytest.mark.parametrize("icount", [None, Icount(0, sleep=False)], ids=["free", "counted"])
+def test_a_guest_whose_handler_cannot_be_fetched_can_be_stopped(icount: Icount | None, asm) -> None:
+    supervisor = [asm.li("t1", 0x1000), asm.csrrc("zero", "mstatus", "t1"), asm.li("t1", 0x800)]
+    nowhere = [asm.li("t0", 0x0123 << 48), asm.csrw("stvec", "t0"), asm.li("t0", -1), asm.csrw("medeleg", "t0")]
+    program = [*nowhere, *supervisor, asm.csrrs("zero", "mstatus", "t1"), asm.mret]  # to mepc, which is 0
+    with Machine("virt", ram="16M", icount=icount) as machine:
+        words = [word for part in program for word in ([part] if isinstance(part, int) else part)]
+        machine.write(RAM, b"".join(word.to_bytes(4, "little") for word in words))
+        machine.cpu.pc = RAM
+        with pytest.raises(TimeoutError):
+            machine.run(timeout=0.1)
+        assert (machine.cpu.pc, machine.cpu["scause"]) == (0x0123 << 48, 1)
