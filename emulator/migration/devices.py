@@ -47,6 +47,8 @@ class DeviceLoader:
         self._registry = registry
         self._fresh = {id(owner): owner.fresh() for owner in registry.owners}
         self._seen: set[Entry] = set()
+        self._begins: dict[int, int] = {}
+        """Where the payload of each owner's first section begins."""
 
     def load(self, reader: Reader, heading: Heading) -> None:
         """Read one section's payload; raises StreamError."""
@@ -56,6 +58,7 @@ class DeviceLoader:
         if entry in self._seen:
             raise UnknownSectionError("each section once", f"{heading} again", offset=reader.offset)
         self._seen.add(entry)
+        self._begins.setdefault(id(entry.owner), reader.offset)
         entry.description.load(reader, heading.version_id, self._fresh[id(entry.owner)])
 
     def check_complete(self, end: int) -> None:
@@ -73,6 +76,8 @@ class DeviceLoader:
                 owner.check(state)
             except StreamError as error:
                 error.section = error.section or next(iter(owner.vmstate))
+                if error.offset is None:
+                    error.offset = self._begins.get(id(owner))
                 raise
             checked.append((owner, state))
         return checked
