@@ -160,6 +160,7 @@ class Timekeeper:
         self._started: int | None = None
         self._idle_ns = 0
         self._ticks_offset = 0
+        self._last_delta = 0
 
     def connect(
         self, instructions: Callable[[], int], count_from: Callable[[int], None], halted: Callable[[], bool]
@@ -215,6 +216,7 @@ class Timekeeper:
             state.counts = True
             state.qemu_icount, state.qemu_icount_bias = self._instructions(), self._idle_ns
             state.icount_time_shift = self.icount.shift
+            state.last_delta = self._last_delta
             if self.icount.sleep and self._halted():
                 state.wakes = self.clock.first()
                 state.vm_clock_warp_start = state.cpu_clock_offset if state.wakes else NOT_WARPING
@@ -232,16 +234,22 @@ class Timekeeper:
             theirs = ours  # QEMU leaves it to the user that both sides count alike
         if theirs != ours:
             raise FieldMismatchError(_spelled(ours), _spelled(theirs), field="icount")
+        if state.counts and (now := self._virtual_time(state)) >= CLOCK_LIMIT:
+            raise FieldRangeError("icount.qemu_icount", f"{now} ns with all that was slept", CLOCK_LIMIT)
 
     def adopt(self, state: TimersState) -> None:
-        """Set the clocks; a guest that slept has slept until now."""
-        self._ticks_offset = state.cpu_ticks_offset
+        """Set the clocks."""
+        self._ticks_offset, self._last_delta = state.cpu_ticks_offset, state.last_delta
         self._base = state.cpu_clock_offset
         if self.icount is not None:
             self._count_from(state.qemu_icount)
-            self._idle_ns = state.qemu_icount_bias
-            if state.vm_clock_warp_start != NOT_WARPING:
-                self._idle_ns += state.cpu_clock_offset - state.vm_clock_warp_start
+            self._idle_ns = self._virtual_time(state) - (state.qemu_icount << self.icount.shift)
+
+    def _virtual_time(self, state: TimersState) -> int:
+        """With icount: what the virtual clock says in a loaded state; a guest that slept has slept until then."""
+        assert self.icount is not None
+        asleep = 0 if state.vm_clock_warp_start == NOT_WARPING else state.cpu_clock_offset - state.vm_clock_warp_start
+        return (state.qemu_icount << self.icount.shift) + state.qemu_icount_bias + asleep
 
 
 def _spelled(shift: int | None) -> str:

@@ -116,7 +116,8 @@ class RecordReader:
                 return
             kind = flags & ~_CONTINUE
             if kind not in (_PAGE, _ZERO):
-                raise RamError("a page, a zero page or the end of this part", f"flags 0x{flags:x}", offset=begin)
+                got = f"flags 0x{flags:x} ({RamFlag(kind).name or 'unknown'})"
+                raise RamError("a page, a zero page or the end of this part", got, offset=begin)
             if not flags & _CONTINUE:
                 self._block = get_name(reader)
             size = self._sizes.get(self._block)
@@ -184,6 +185,10 @@ class RamCollector:
                 part = slice(first, first + run.pages)
                 if self._filled[run.block][part].any():
                     self._rows[run.block][part] = 0
+            elif not run.offset:
+                # No QEMU that has this board sends one, and nine bytes would take a page of memory.
+                got = f"a page filled with 0x{run.pages[0, 0]:02x}"
+                raise RamError("the byte 0", got, field=run.block, offset=reader.offset - 1)
             else:
                 part = slice(first, first + len(run.pages))
                 self._rows[run.block][part] = run.pages

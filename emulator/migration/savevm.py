@@ -298,5 +298,6 @@ def _read_sections(reader: Reader, ram: _Ram, devices: DeviceLoader) -> None:
 
 def _read_ram(reader: Reader, ram: _Ram, heading: Heading) -> None:
     if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
-        raise VersionError(f"version {blocklist.VERSION}, in parts", heading.version_id)
+        got = f"{heading.version_id}, {heading.mark.name}"
+        raise VersionError(f"version {blocklist.VERSION}, in parts", got, offset=reader.offset)
     ram.load(reader, heading)
