@@ -37,13 +37,14 @@ LAYERS = (
 """From the ground up: the layer's number, and what is in it. A file imports its own package and earlier rows only, not
 its neighbours in the row. docs/layout.md says the same in words."""
 
+NUMPY_USERS = "difference iovec mappedfile pagemap pages ram tls transports"
 LIBRARIES = {
     "capstone": {"cpu/disasm.py"},
     "click": {"cli.py"},
     "elftools": {"boards/images.py"},
     "fdt": {"boards/devicetree.py"},
     "prompt_toolkit": {"monitor/terminal.py"},
-    "numpy": {f"migration/{name}.py" for name in ("difference", "mappedfile", "pagemap", "pages", "ram")},
+    "numpy": {f"migration/{name}.py" for name in NUMPY_USERS.split()},
     "rich": {"demo.py", "inspectiontext.py", "snapshotcli.py"},
     "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }

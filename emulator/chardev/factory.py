@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from emulator.chardev.base import Chardev, Hooks, StreamChardev
 from emulator.chardev.console import Mux
-from emulator.chardev.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from emulator.chardev.file import FileChardev
 from emulator.chardev.loop import IoLoop
 from emulator.chardev.pseudoterminal import PtyChardev
@@ -14,6 +13,7 @@ from emulator.chardev.sockets import ClientChardev, ServerChardev
 from emulator.chardev.spec import ChardevSpec, parse_chardev
 from emulator.chardev.stdio import StdioChardev
 from emulator.core.charport import CharPort
+from emulator.core.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 
 
 def open_chardev(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import socket
 
 from emulator.chardev.base import Hooks, HostPort, StreamChardev, reason
-from emulator.chardev.endpoint import Endpoint
 from emulator.chardev.loop import READ, IoLoop
+from emulator.core.endpoint import Endpoint
 from emulator.core.errors import ChardevError
 
 LINGER_SECONDS = 1.0

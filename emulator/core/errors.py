@@ -31,6 +31,10 @@ class ChardevError(EmulatorError):
     """A character device that cannot be opened: a path, a port in use, an unknown kind."""
 
 
+class ChannelError(EmulatorError):
+    """A migration's connection that cannot be made, or that failed: refused, no such file, a bad certificate."""
+
+
 class MonitorError(EmulatorError):
     """A monitor command that cannot be carried out as typed."""
 

@@ -1,22 +1,23 @@
-"""Where a socket chardev listens or connects to: a TCP address or a path in the file system."""
+"""Where a socket listens or connects to: a TCP address or a path in the file system."""
 
 from __future__ import annotations
 
 import os
 import socket
 import stat
+import struct
 from pathlib import Path
 
 
 class Endpoint:
-    """Where a socket chardev listens or connects to: `tcp:HOST:PORT` or `unix:PATH`."""
+    """Where a socket listens or connects to: `tcp:HOST:PORT` or `unix:PATH`."""
 
     def listen(self) -> socket.socket:
         """A listening socket; OSError if it cannot be had."""
         raise NotImplementedError
 
-    def connect(self) -> socket.socket:
-        """A connection, once it stands; OSError if it cannot be had."""
+    def connect(self, timeout: float | None = None) -> socket.socket:
+        """A blocking connection, once it stands; OSError if it cannot be had, after `timeout` seconds at the latest."""
         raise NotImplementedError
 
     def name(self, bound: socket.socket) -> str:
@@ -58,9 +59,10 @@ class TcpEndpoint(Endpoint):
         self._prepare(listener)
         return listener
 
-    def connect(self) -> socket.socket:
+    def connect(self, timeout: float | None = None) -> socket.socket:
         """See `Endpoint.connect`."""
-        connection = socket.create_connection((self._host, self._port))
+        connection = socket.create_connection((self._host, self._port), timeout)
+        connection.settimeout(None)
         self._prepare(connection)
         return connection
 
@@ -105,11 +107,17 @@ class UnixEndpoint(Endpoint):
             raise
         return listener
 
-    def connect(self) -> socket.socket:
+    def connect(self, timeout: float | None = None) -> socket.socket:
         """See `Endpoint.connect`."""
         connection = socket.socket(socket.AF_UNIX)
         try:
+            # A non-blocking socket fails at once when the server is busy; a blocking one waits as long as it may send.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout or 0))
             connection.connect(self._path)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(0))
+        except BlockingIOError as error:
+            connection.close()
+            raise TimeoutError("timed out") from error
         except BaseException:
             connection.close()
             raise
@@ -147,3 +155,8 @@ class UnixEndpoint(Endpoint):
 
 def _tcp_name(host: str, port: int) -> str:
     return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+
+
+def _timeval(seconds: float) -> bytes:
+    """C's `struct timeval`; 0 stands for no limit."""
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))

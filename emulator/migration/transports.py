@@ -1,0 +1,209 @@
+"""Byte streams to and from the other side of a migration: sockets, pipes and files.
+
+All of them block. A stalled peer is for whoever uses them to judge: `shutdown` frees a thread that is blocked, at any
+time and from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emulator.core.errors import ChannelError
+from emulator.migration.iovec import send_rows, write_rows, writev
+
+Data = bytes | bytearray | memoryview
+
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF)
+
+
+class Channel:
+    """One connected byte stream. One thread may write while another reads; `shutdown` may be called by any.
+
+    Every method but `shutdown` raises ChannelError, one line that names the stream, for whatever goes wrong with it.
+    """
+
+    two_way = False
+    """Whether what is written and what is read are two streams of the same peer; otherwise there is one direction."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The stream's URI, fit for a message."""
+        self._given_up = False
+
+    def write(self, data: Data) -> None:
+        """Write all of it."""
+        raise NotImplementedError
+
+    def writev(self, iovec: NDArray[np.uint64]) -> None:
+        """Write all memory that the rows, (host address, length), stand for, in their order.
+
+        It may change meanwhile: each byte goes out as it is at some moment before this returns.
+        """
+        raise NotImplementedError
+
+    def read_into(self, view: memoryview) -> int:
+        """Wait for at least one byte and put what is there into `view`, which is not empty; how many bytes that was.
+
+        0 when the stream has ended: the peer closed it, or `shutdown` was called.
+        """
+        raise NotImplementedError
+
+    def shutdown(self) -> None:
+        """Give the stream up: whoever is blocked in it returns, with an error or with 0. Harmless when repeated."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Bring what was written to safety, and give back what the stream has taken; harmless when repeated.
+
+        No other thread is in the stream any more. After `shutdown` nothing is brought to safety, nor raised.
+        """
+        raise NotImplementedError
+
+    def _failure(self, what: str, error: OSError) -> ChannelError:
+        return ChannelError(f"cannot {what} {self.name}: {self._reason(error)}")
+
+    def _reason(self, error: OSError) -> str:
+        if self._given_up and error.errno in _GONE:
+            return "it was shut down"
+        if error.errno in (errno.EPIPE, errno.ECONNRESET):
+            return "the peer has closed the connection"
+        return error.strerror or str(error)
+
+
+class SocketChannel(Channel):
+    """A connected stream socket, which it owns: `tcp`, `unix`, and `fd` where that is one."""
+
+    two_way = True
+
+    def __init__(self, connection: socket.socket, name: str) -> None:
+        super().__init__(name)
+        connection.settimeout(None)
+        self._socket = connection
+
+    def write(self, data: Data) -> None:
+        """See `Channel.write`."""
+        try:
+            self._socket.sendall(data, _NO_SIGNAL)
+        except OSError as error:
+            raise self._failure("write to", error) from error
+
+    def writev(self, iovec: NDArray[np.uint64]) -> None:
+        """See `Channel.writev`."""
+        try:
+            write_rows(iovec, self._send_rows)
+        except OSError as error:
+            raise self._failure("write to", error) from error
+
+    def _send_rows(self, rows: int, count: int) -> int:
+        try:
+            return send_rows(self._socket.fileno(), rows, count)
+        except InterruptedError:
+            return 0
+
+    def read_into(self, view: memoryview) -> int:
+        """See `Channel.read_into`."""
+        try:
+            return self._socket.recv_into(view)
+        except OSError as error:
+            raise self._failure("read from", error) from error
+
+    def shutdown(self) -> None:
+        """See `Channel.shutdown`."""
+        self._given_up = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """See `Channel.close`; what the system has taken, it goes on sending."""
+        self._socket.close()
+
+
+class DescriptorChannel(Channel):
+    """A pipe or a file, which it owns, in one direction: `file`, and `fd` where that is no socket.
+
+    The descriptor is made non-blocking for as long as it is in use, so that `shutdown` can free who waits for it. Only
+    the disk itself can hold up a thread.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(name)
+        self._fd = fd
+        self._was_blocking = os.get_blocking(fd)
+        self._wrote = False
+        os.set_blocking(fd, False)
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+
+    def write(self, data: Data) -> None:
+        """See `Channel.write`."""
+        with memoryview(data) as whole, whole.cast("B") as rest:
+            done = 0
+            while done < len(rest):
+                with rest[done:] as part:
+                    done += self._attempt("write to", select.POLLOUT, partial(os.write, self._fd, part))
+
+    def writev(self, iovec: NDArray[np.uint64]) -> None:
+        """See `Channel.writev`."""
+        write_rows(
+            iovec,
+            lambda rows, count: self._attempt("write to", select.POLLOUT, partial(writev, self._fd, rows, count)),
+        )
+
+    def read_into(self, view: memoryview) -> int:
+        """See `Channel.read_into`."""
+        return self._attempt("read from", select.POLLIN, partial(os.readv, self._fd, [view]))
+
+    def _attempt(self, what: str, event: int, act: Callable[[], int]) -> int:
+        """Do it as soon as it can be done."""
+        self._wrote |= event == select.POLLOUT
+        try:
+            while not self._given_up:
+                try:
+                    return act()
+                except InterruptedError:
+                    pass
+                except BlockingIOError:
+                    poll = select.poll()
+                    poll.register(self._fd, event)
+                    poll.register(self._woken, select.POLLIN)
+                    poll.poll()
+            raise OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+        except OSError as error:
+            raise self._failure(what, error) from error
+
+    def shutdown(self) -> None:
+        """See `Channel.shutdown`."""
+        self._given_up = True
+        with contextlib.suppress(OSError):
+            self._waker.send(b"!")
+
+    def close(self) -> None:
+        """See `Channel.close`; a file that was written to is on the disk afterwards."""
+        if self._fd < 0:
+            return
+        try:
+            if self._wrote and not self._given_up and stat.S_ISREG(os.fstat(self._fd).st_mode):
+                os.fsync(self._fd)
+        except OSError as error:
+            raise self._failure("finish", error) from error
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, self._was_blocking)
+        os.close(fd)
+        self._woken.close()
+        self._waker.close()
