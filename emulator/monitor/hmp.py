@@ -12,7 +12,9 @@ from typing import Any
 
 from emulator.core.errors import EmulatorError, MonitorError
 from emulator.cpu.env import F_NAMES, X_NAMES
-from emulator.monitor.commands import COMMANDS, Argument, Command, Context, lookup
+from emulator.monitor.arguments import FORMAT, INTEGER, STRING, TAG, WORDS, Argument, Flag
+from emulator.monitor.commands import HMP_COMMANDS, Command, lookup
+from emulator.monitor.context import Context
 from emulator.monitor.dump import COUNT_LIMIT, LETTERS, SIZES, Format
 from emulator.monitor.expression import evaluate, skip_blanks
 from emulator.version import VERSION
@@ -67,12 +69,12 @@ class Hmp:
         if before and before[0] in ("help", "?"):
             before = before[1:]
         if not before:
-            return _matching(typed, (name for command in COMMANDS for name in command.names if " " not in name))
+            return _matching(typed, (name for command in HMP_COMMANDS for name in command.names if " " not in name))
         if before == ["info"]:
-            subcommands = (command.names[0] for command in COMMANDS if command.names[0].startswith("info "))
+            subcommands = (command.names[0] for command in HMP_COMMANDS if command.names[0].startswith("info "))
             return _matching(typed, (name.removeprefix("info ") for name in subcommands))
-        command = next((command for command in COMMANDS if before[0] in command.names), None)
-        if command is not None and len(before) == 1 and command.arguments and command.arguments[0].kind == "tag":
+        command = next((command for command in HMP_COMMANDS if before[0] in command.names), None)
+        if command is not None and len(before) == 1 and command.arguments and command.arguments[0].kind is TAG:
             return _matching(typed, self._tags())
         start, dollar, register = typed.rpartition("$")
         if dollar:
@@ -84,22 +86,26 @@ class Hmp:
         for argument in command.arguments:
             position = skip_blanks(line, position)
             try:
-                arguments[argument.name], position = self._parse_argument(argument, line, position)
+                arguments[argument.name], position = self._parse_argument(command, argument, line, position)
             except _StringExpectedError as error:
                 raise MonitorError(f"{error}{_last_name(command)}: string expected") from None
         if line[position:].strip():
             raise MonitorError(f"{_last_name(command)}: extraneous characters at the end of line")
         return arguments
 
-    def _parse_argument(self, argument: Argument, line: str, position: int) -> tuple[Any, int]:
-        if argument.kind == "format":
+    def _parse_argument(self, command: Command, argument: Argument, line: str, position: int) -> tuple[Any, int]:
+        kind = argument.kind
+        if kind is FORMAT:
             return self._parse_format(line, position)
-        if argument.kind == "words":
+        if kind is WORDS:
             return " ".join(line[position:].split()), len(line)
+        if isinstance(kind, Flag):
+            return _parse_flag(command, kind, line, position)
         if argument.optional and position == len(line):
             return None, position
-        if argument.kind in ("string", "tag"):
+        if kind in (STRING, TAG):
             return _parse_string(line, position)
+        assert kind is INTEGER, f"no command line has a {kind}"
         return evaluate(line, position, self._read_register)
 
     def _parse_format(self, line: str, position: int) -> tuple[Format, int]:
@@ -138,6 +144,17 @@ class Hmp:
 
 class _StringExpectedError(Exception):
     """There is no string; why, on a line of its own, if there is more to say."""
+
+
+def _parse_flag(command: Command, flag: Flag, line: str, position: int) -> tuple[bool, int]:
+    """Whether `-x` stands here, as a word of its own."""
+    if line[position : position + 1] != "-":
+        return False, position
+    letter = line[position + 1 : position + 2]
+    letters = {argument.kind.letter for argument in command.arguments if isinstance(argument.kind, Flag)}
+    if letter not in letters or line[position + 2 : position + 3].strip():
+        raise MonitorError(f"{_last_name(command)}: unsupported option {_WORD.findall(line, position)[0]}")
+    return (True, position + 2) if letter == flag.letter else (False, position)
 
 
 def _parse_string(line: str, position: int) -> tuple[str, int]:

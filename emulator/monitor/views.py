@@ -17,6 +17,40 @@ def show_status(status: Mapping[str, Any]) -> str:
     return "VM status: paused" + ("" if state == "paused" else f" ({state})")
 
 
+def show_version(version: Mapping[str, Any]) -> str:
+    """Text of `info version`: what we are, not whose interface it is."""
+    package: str = version["package"]
+    return package.rpartition(" ")[2]
+
+
+def show_name(info: Mapping[str, Any]) -> str:
+    """Text of `info name`: nothing for a machine without one."""
+    return str(info.get("name", ""))
+
+
+def show_uuid(info: Mapping[str, Any]) -> str:
+    """Text of `info uuid`."""
+    return str(info["UUID"])
+
+
+def show_kvm(info: Mapping[str, Any]) -> str:
+    """Text of `info kvm`."""
+    state = "enabled" if info["enabled"] else "disabled" if info["present"] else "not compiled"
+    return f"kvm support: {state}"
+
+
+def show_cpus(cpus: Sequence[Mapping[str, Any]]) -> str:
+    """Text of `info cpus`; the star is at the CPU that the monitor looks at."""
+    return "\n".join(
+        f"{' ' if cpu['cpu-index'] else '*'} CPU #{cpu['cpu-index']}: thread_id={cpu['thread-id']}" for cpu in cpus
+    )
+
+
+def show_chardevs(chardevs: Sequence[Mapping[str, Any]]) -> str:
+    """Text of `info chardev`."""
+    return "\n".join(f"{chardev['label']}: filename={chardev['filename']}" for chardev in chardevs)
+
+
 def show_registers(registers: Mapping[str, int]) -> str:
     """Text of `info registers`: special registers a line each, general ones, which have two names, four to a line."""
     special = [name for name in registers if "/" not in name]

@@ -13,7 +13,7 @@ from emulator.core.charport import CharPort
 from emulator.core.device import Device
 from emulator.core.memory import RamBlock
 from emulator.cpu.env import F_NAMES, X_NAMES
-from emulator.monitor.commands import Context
+from emulator.monitor.context import Context
 from emulator.monitor.hmp import Hmp
 
 # The reset vector that QEMU 7.2 builds for `-M virt -m 128M -bios none`.

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from emulator.core.errors import ConfigError
-from emulator.monitor.commands import COMMANDS
+from emulator.monitor.commands import HMP_COMMANDS
 from emulator.monitor.dump import COUNT_LIMIT
 from emulator.monitor.hmp import GREETING, LINE_LIMIT, Hmp
 from emulator.version import VERSION
@@ -68,6 +68,12 @@ from emulator.version import VERSION
         ("help ?", "help|? [cmd] -- show the help"),
         ("help info status", "info status  -- show the current VM status (running|paused)"),
         ("info registers 1", "CPU#1 not available"),
+        ("info registers -a 1", "CPU#1 not available"),
+        ("info registers -b", 'registers: unsupported option -b\nTry "help info registers" for more information'),
+        ("help info registers", "info registers [-a] [vcpu] -- show the cpu registers (-a: of all CPUs)"),
+        ("info kvm", "kvm support: not compiled"),
+        ("info name", ""),
+        ("info uuid", "00000000-0000-0000-0000-000000000000"),
         ("", ""),
         ("   ", ""),
         ("foo", "unknown command: 'foo'"),
@@ -236,7 +242,7 @@ def test_a_command_that_fails_says_why(hmp: Hmp, machine: Any, monkeypatch: pyte
 
 def test_help_lists_every_command(hmp: Hmp) -> None:
     listed = hmp.execute("help").splitlines() + hmp.execute("info").splitlines()
-    assert sorted(listed) == sorted(command.usage for command in COMMANDS)
+    assert sorted(listed) == sorted(command.usage for command in HMP_COMMANDS)
     assert hmp.execute("info help") == hmp.execute("info") == hmp.execute("help info")
 
 
@@ -245,7 +251,7 @@ def test_help_lists_every_command(hmp: Hmp) -> None:
     [
         ("sy", ["system_powerdown", "system_reset"]),
         ("x", ["x", "xp"]),
-        ("info ", ["help", "mtree", "qtree", "registers", "snapshots", "status", "version"]),
+        ("info m", ["mtree"]),
         ("info st", ["status"]),
         ("sa", ["savevm"]),
         ("help sto", ["stop"]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emulator.monitor.commands import Context
+from emulator.monitor.context import Context
 from emulator.monitor.hmp import GREETING, LINE_LIMIT, PROMPT, Hmp
 from emulator.monitor.session import Session, Style
 from emulator.version import VERSION

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from emulator import Machine, Serial
-from emulator.monitor.commands import Context, lookup
+from emulator.monitor.commands import lookup
+from emulator.monitor.context import Context
 from emulator.monitor.hmp import Hmp
 from emulator.monitor.views import show_clock, show_snapshots
 
