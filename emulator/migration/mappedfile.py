@@ -15,17 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from emulator.core.bits import align_up
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration.blocklist import put_name
 from emulator.migration.errors import ChecksumError
 from emulator.migration.mappedram import ALIGNMENT, HEADER_VERSION, Area, bitmap_size
-from emulator.migration.pages import bits_of, data_pages, runs
+from emulator.migration.pages import bits_of, data_windows, runs
 from emulator.migration.wire import Writer
 
 GAP_PAGES = 16
 """So many zero pages between two others are written along with them: a write costs as much as 64 KiB."""
+ENTRY_BYTES = 8 + 4 + 8 + 8 + 8
+"""What stands behind a block's name: its size, the layout's version, the page size and two offsets."""
 PIECE = 64 << 20
 """The most bytes of one write."""
 
@@ -48,15 +51,20 @@ def write_areas(fd: int, position: int, blocks: Sequence[RamBlock]) -> tuple[lis
     writes: list[Future[None]] = []
     with _direct(fd) as direct, ThreadPoolExecutor(1, "pages") as pool:
         for block in blocks:
-            has_data = data_pages(block)
-            area, entry = _entry(block, position, np.packbits(has_data, bitorder="little").tobytes())
+            bitmap_offset, pages_offset = _places(block, position)
+            digest, found = xxhash.xxh3_128(), []
+            for first_page, has_data in data_windows(block):
+                begin = first_page * PAGE_SIZE
+                pieces = [(begin + first, begin + end) for first, end in _byte_runs(has_data, gap=GAP_PAGES)]
+                for piece in pieces:
+                    block.populate(*piece)
+                writes.append(pool.submit(_write_pages, fd, direct, block.view, pages_offset, pieces))
+                _add(digest, block.view[begin:], has_data)
+                found.append(np.packbits(has_data, bitorder="little").tobytes())
+            entry = _entry(block, bitmap_offset, pages_offset, b"".join(found))
             parts.append(Part(position, entry))
-            pieces = [(first * PAGE_SIZE, end * PAGE_SIZE) for first, end in runs(has_data, gap=GAP_PAGES)]
-            for begin, end in pieces:
-                block.populate(begin, end)
-            writes.append(pool.submit(_write_pages, fd, direct, block.view, area.pages_offset, pieces))
-            checksums[block.name] = checksum(block.view, area.bitmap)
-            position = area.pages_end
+            checksums[block.name] = digest.hexdigest()
+            position = pages_offset + block.size
         for write in writes:
             write.result()
     return parts, position, checksums
@@ -65,24 +73,37 @@ def write_areas(fd: int, position: int, blocks: Sequence[RamBlock]) -> tuple[lis
 def checksum(pages: memoryview, bitmap: bytes) -> str:
     """XXH3 (128 bits, in hexadecimal) of those of the block's `pages` that the bitmap says are present."""
     digest = xxhash.xxh3_128()
-    for first, end in runs(bits_of(bitmap)):
-        digest.update(pages[first * PAGE_SIZE : end * PAGE_SIZE])
+    _add(digest, pages, bits_of(bitmap))
     return digest.hexdigest()
 
 
-def _entry(block: RamBlock, position: int, bits: bytes) -> tuple[Area, bytes]:
-    """Where the block goes, and its entry in the list of blocks with the bitmap behind it."""
-    bitmap = bits.ljust(bitmap_size(block.size), b"\0")
+def _add(digest: xxhash.xxh3_128, pages: memoryview, present: NDArray[np.bool_]) -> None:
+    for begin, end in _byte_runs(present):
+        digest.update(pages[begin:end])
+
+
+def _byte_runs(pages: NDArray[np.bool_], *, gap: int = 0) -> Iterator[tuple[int, int]]:
+    """`runs` in bytes."""
+    return ((first * PAGE_SIZE, end * PAGE_SIZE) for first, end in runs(pages, gap=gap))
+
+
+def _places(block: RamBlock, position: int) -> tuple[int, int]:
+    """Where bitmap and pages of a block go whose entry stands at `position`."""
+    bitmap_offset = position + 1 + len(block.name.encode()) + ENTRY_BYTES
+    return bitmap_offset, align_up(bitmap_offset + bitmap_size(block.size), ALIGNMENT)
+
+
+def _entry(block: RamBlock, bitmap_offset: int, pages_offset: int, bits: bytes) -> bytes:
+    """The block's entry in the list of blocks, with the bitmap behind it."""
     writer = Writer()
     put_name(writer, block.name)
     writer.u64(block.size)
     writer.u32(HEADER_VERSION)
     writer.u64(PAGE_SIZE)
-    bitmap_offset = position + writer.position + 16
-    area = Area(block.name, block.size, bitmap, bitmap_offset, align_up(bitmap_offset + len(bitmap), ALIGNMENT))
-    writer.u64(area.bitmap_offset)
-    writer.u64(area.pages_offset)
-    return area, bytes(writer.data + bitmap)
+    writer.u64(bitmap_offset)
+    writer.u64(pages_offset)
+    writer.write(bits.ljust(bitmap_size(block.size), b"\0"))
+    return bytes(writer.data)
 
 
 @contextlib.contextmanager

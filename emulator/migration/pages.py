@@ -14,6 +14,10 @@ TOUCHED = 62
 """From this bit on a word of `RamBlock.touched` is not 0 if the page is in memory."""
 
 
+WINDOW_PAGES = 1 << 14
+"""64 MiB."""
+
+
 def rows_of(block: RamBlock) -> NDArray[np.uint64]:
     """The block's content, one row of 512 words for each page; a view."""
     return np.frombuffer(block.view, np.uint64).reshape(-1, WORDS)
@@ -21,15 +25,25 @@ def rows_of(block: RamBlock) -> NDArray[np.uint64]:
 
 def data_pages(block: RamBlock) -> NDArray[np.bool_]:
     """For each page whether it holds anything but zeros, or may as it is still in the file that it comes from."""
+    return np.concatenate([has_data for _, has_data in data_windows(block)])
+
+
+def data_windows(block: RamBlock) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """The same, piece by piece, so that work on one can begin while the next is looked at: first page, and answers."""
     rows = rows_of(block)
     words = block.touched()
-    if words is None:
-        return np.asarray(rows.any(axis=1))
-    touched = np.frombuffer(words, np.uint64) >> np.uint64(TOUCHED) != 0
-    has_data = np.zeros(len(rows), np.bool_) if block.present is None else bits_of(block.present)[: len(rows)]
-    for first, end in runs(touched):
-        has_data[first:end] = rows[first:end].any(axis=1)
-    return has_data
+    touched = None if words is None else np.frombuffer(words, np.uint64) >> np.uint64(TOUCHED) != 0
+    in_file = None if block.present is None else bits_of(block.present)
+    for begin in range(0, len(rows), WINDOW_PAGES):
+        window = rows[begin : begin + WINDOW_PAGES]
+        if touched is None:
+            yield begin, np.asarray(window.any(axis=1))
+            continue
+        part = slice(begin, begin + len(window))
+        has_data = np.zeros(len(window), np.bool_) if in_file is None else in_file[part]
+        for first, end in runs(touched[part]):
+            has_data[first:end] = window[first:end].any(axis=1)
+        yield begin, has_data
 
 
 def bits_of(bitmap: bytes) -> NDArray[np.bool_]:
