@@ -12,8 +12,8 @@ from pathlib import Path
 class Endpoint:
     """Where a socket listens or connects to: `tcp:HOST:PORT` or `unix:PATH`."""
 
-    def listen(self) -> socket.socket:
-        """A listening socket; OSError if it cannot be had."""
+    def listen(self, backlog: int = 1) -> socket.socket:
+        """A listening socket, at which `backlog` clients may wait for an answer; OSError if it cannot be had."""
         raise NotImplementedError
 
     def connect(self, timeout: float | None = None) -> socket.socket:
@@ -43,7 +43,7 @@ class TcpEndpoint(Endpoint):
     def __str__(self) -> str:
         return _tcp_name(self._host, self._port)
 
-    def listen(self) -> socket.socket:
+    def listen(self, backlog: int = 1) -> socket.socket:
         """See `Endpoint.listen`."""
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         # `localhost` has two addresses; clients that try the newer one fall back to the older, not the other way.
@@ -52,7 +52,7 @@ class TcpEndpoint(Endpoint):
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(1)
+            listener.listen(backlog)
         except BaseException:
             listener.close()
             raise
@@ -92,14 +92,14 @@ class UnixEndpoint(Endpoint):
     def __str__(self) -> str:
         return f"unix:{self._path}"
 
-    def listen(self) -> socket.socket:
+    def listen(self, backlog: int = 1) -> socket.socket:
         """See `Endpoint.listen`."""
         if self._is_stale():
             Path(self._path).unlink()
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(self._path)
-            listener.listen(1)
+            listener.listen(backlog)
             status = os.stat(self._path)  # noqa: PTH116
             self._made = status.st_dev, status.st_ino
         except BaseException:

@@ -19,7 +19,7 @@ from emulator.migration.uri import Address, parse_uri
 HANDSHAKE_SECONDS = 10.0
 """How long a client may take to agree on TLS."""
 HANDSHAKES = 16
-"""Clients that may be at it at the same time; one more takes the place of the first."""
+"""Clients that may be at it at the same time; one more takes the place of the first. As many may wait for an answer."""
 
 
 class Listener:
@@ -71,7 +71,7 @@ class SocketListener(Listener):
     def __init__(
         self, endpoint: Endpoint, context: ssl.SSLContext | None, on_refused: Callable[[ChannelError], None] | None
     ) -> None:
-        self._listener = endpoint.listen()
+        self._listener = endpoint.listen(HANDSHAKES)
         self._listener.setblocking(False)
         super().__init__(parse_uri(endpoint.name(self._listener)))
         self._endpoint = endpoint

@@ -225,7 +225,9 @@ class TlsChannel(SocketChannel):
         super().close()
 
     def _reason(self, error: OSError) -> str:
-        return _reason(error) if isinstance(error, ssl.SSLError) else super()._reason(error)
+        if isinstance(error, ssl.SSLError):
+            return "it was shut down" if self._given_up else _reason(error)
+        return super()._reason(error)
 
 
 def secured(
