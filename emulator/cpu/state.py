@@ -46,7 +46,7 @@ _SIPRIO = _MIPRIO[:9] + bytes((0, 23, 16)) + _MIPRIO[12:]
 
 SPEC_TW, SPEC_TSR = 1 << 21, 1 << 22
 ENGINE_TW, ENGINE_TSR = 1 << 29, 1 << 30
-"""Where the engine keeps the bits of mstatus that the specification has at 21 and 22."""
+"""Where the engine keeps the bits of mstatus that the specification has at 21 and 22; 29 and 30 are nothing there."""
 SATP_MODE = 60
 """The lowest bit of the mode in `satp`."""
 SATP_MODES = (0, 8, 9, 10)
@@ -163,6 +163,8 @@ class CpuState:
             raise FieldRangeError("env.frm", self.frm, 8)
         if self.pc & 1:
             raise FieldRangeError("env.pc", f"0x{self.pc:x}", "an even address")
+        if self.mstatus & (ENGINE_TW | ENGINE_TSR):
+            raise FieldRangeError("env.mstatus", f"0x{self.mstatus:x}", "bits that the hart has")
         if self.satp >> SATP_MODE not in SATP_MODES:
             raise FieldRangeError("env.satp", f"0x{self.satp:x}", "mode Bare, Sv39, Sv48 or Sv57")
 
