@@ -27,6 +27,7 @@ from emulator.core.charport import CharPort
 from emulator.core.clock import NS_PER_SECOND
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
+from emulator.core.uuids import NO_UUID, format_uuid, parse_uuid
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
 from emulator.cpuview import CpuView
 from emulator.events import Events
@@ -37,6 +38,7 @@ from emulator.sizes import parse_size
 from emulator.timekeeper import Icount, Timekeeper
 
 if TYPE_CHECKING:  # what saves and loads is imported when it is needed
+    from emulator.livemigration import LiveMigration
     from emulator.migration.savevm import Loaded, Subject
     from emulator.migration.snapshots import SnapshotDirectory
 
@@ -44,6 +46,12 @@ T = TypeVar("T")
 
 BOARDS = {"virt": VirtBoard}
 CPUS = ("sifive-u54",)
+
+MOVING = (RunState.FINISH_MIGRATE, RunState.INMIGRATE)
+"""States in which only the migration can let the guest go on."""
+
+THROTTLE_SLICE_NS = 10_000_000
+"""How long a throttled vCPU runs between two rests."""
 
 DETERMINISTIC_SEED = bytes(32)
 DETERMINISTIC_WALL_NS = 1_000_000_000 * NS_PER_SECOND
@@ -56,7 +64,7 @@ class Machine:
     `ram` is a size such as `"128M"`, or bytes. `kernel`, `bios`, `initrd` and `dtb` are files; `bios` may be `"none"`
     (start the kernel in machine mode) or `"default"` (OpenSBI). `port` is where the first UART's characters go; without
     one, `serial` keeps them for the program. `icount` is a shift or an `Icount`. `snapshots` is the directory of named
-    snapshots.
+    snapshots. `uuid`, such as `"550e8400-e29b-41d4-a716-446655440000"`, tells the machine from others.
 
     The board is built on first use, when every option has been given: errors in them are raised there.
 
@@ -84,6 +92,7 @@ class Machine:
         force_legacy_virtio: bool = True,
         port: CharPort | None = None,
         snapshots: str | Path | None = None,
+        uuid: str = "",
     ) -> None:
         if machine not in BOARDS:
             raise ConfigError(f"unsupported machine type '{machine}': use one of {', '.join(BOARDS)}")
@@ -109,6 +118,7 @@ class Machine:
             force_legacy_virtio=force_legacy_virtio,
             rng_seed=DETERMINISTIC_SEED if self.icount else None,
             wall_base_ns=DETERMINISTIC_WALL_NS if self.icount else None,
+            uuid=parse_uuid(uuid) if uuid else NO_UUID,
         )
         self.on_stopping: Callable[[bool], None] = lambda _stopping: None
         """Called with True before `stop` waits for the machine's thread, with False after: let go of it."""
@@ -128,6 +138,8 @@ class Machine:
         self._waiting = threading.Lock()
         self._building = threading.RLock()
         self._goal: tuple[int, Callable[[], None]] | None = None
+        self._frozen: RunState | None = None
+        self._throttle = 0
 
     # Building
 
@@ -177,6 +189,8 @@ class Machine:
         """End the guest and free everything; harmless if done."""
         if self._closing:
             return
+        if "migration" in self.__dict__:
+            self.migration.close()
         self._closing = True
         if self._board is None:
             return
@@ -199,6 +213,11 @@ class Machine:
     def status(self) -> RunState:
         """The run state."""
         return self._status
+
+    @property
+    def uuid(self) -> str:
+        """The machine's identifier; all zeros if it has been given none."""
+        return format_uuid(self.config.uuid)
 
     @property
     def board(self) -> VirtBoard:
@@ -425,6 +444,87 @@ class Machine:
 
         self.call(read)
 
+    # Moving
+
+    @functools.cached_property
+    def migration(self) -> LiveMigration:
+        """The machine's live migrations, to another process and from one."""
+        from emulator.livemigration import LiveMigration
+
+        return LiveMigration(self)
+
+    def freeze(self) -> Subject:
+        """Stop the guest so that it can be moved; only `thaw` and `give_up` go on from there."""
+
+        def stop() -> Subject:
+            if self._status.ended or self._status in MOVING:
+                raise ConfigError(f"there is no guest to move: the machine is in state {self._status}")
+            with self._held() as subject:
+                self._frozen = self._status
+                self._set_stopped(RunState.FINISH_MIGRATE)
+                return subject
+
+        return self.call(stop)
+
+    def thaw(self) -> None:
+        """Undo `freeze`; harmless without one, or after `give_up`."""
+
+        def go_on() -> None:
+            before, self._frozen = self._frozen, None
+            if before is not None and self._status is RunState.FINISH_MIGRATE:
+                self._status = before if before is not RunState.RUNNING else RunState.PAUSED
+                if before is RunState.RUNNING:
+                    self._set_running()
+
+        self.call(go_on)
+
+    def give_up(self) -> None:
+        """The frozen guest runs elsewhere from now on."""
+
+        def leave() -> None:
+            self._frozen = None
+            self._status = RunState.POSTMIGRATE
+
+        self.call(leave)
+
+    def expect(self) -> None:
+        """Wait for a guest that comes from elsewhere: there is nothing to run before."""
+        self.call(lambda: self._set_stopped(RunState.INMIGRATE))
+
+    def subject(self) -> Subject:
+        """The stopped machine as streams see it."""
+
+        def look() -> Subject:
+            with self._held() as subject:
+                return subject
+
+        return self.call(look)
+
+    def adopt(self, loaded: Loaded) -> bool:
+        """Become a loaded machine, whose guest waits for `arrive`; whether it ran where it comes from."""
+        from emulator.machinestate import was_running
+
+        def take_over() -> bool:
+            with self._held() as subject:
+                self._adopt(loaded, subject)
+            return was_running(loaded)
+
+        return self.call(take_over)
+
+    def arrive(self, *, running: bool) -> None:
+        """The adopted guest is this machine's from now on, and goes on or is paused."""
+
+        def begin() -> None:
+            self._status = RunState.PAUSED
+            if running:
+                self._set_running()
+
+        self.call(begin)
+
+    def throttle(self, percent: int) -> None:
+        """Let the vCPU rest for so much of its time, 0 to 99 %."""
+        self.call(lambda: setattr(self, "_throttle", percent))
+
     @contextmanager
     def _held(self) -> Iterator[Subject]:
         """On the machine's thread: the guest stopped between two instructions, and its time with it."""
@@ -478,6 +578,8 @@ class Machine:
                     continue
                 if self._vcpu.halted and not self._vcpu.wakes:
                     self._idle()
+                elif self._throttle:
+                    self._run_throttled()
                 else:
                     self._schedule()
                     self._vcpu.run(self._budget())
@@ -487,6 +589,15 @@ class Machine:
             self._announce_end()
         while self._calls:
             self._calls.popleft()()
+
+    def _run_throttled(self) -> None:
+        """Run for a while, and rest as long as the throttle says; timers and callers wait for neither."""
+        begun = time.monotonic_ns()
+        deadline = self._time.host_deadline()
+        slice_end = (begun + THROTTLE_SLICE_NS) / NS_PER_SECOND
+        self._kicker.schedule(slice_end if deadline is None else min(deadline, slice_end))
+        self._vcpu.run(self._budget())
+        self._sleep((time.monotonic_ns() - begun) * self._throttle // (100 - self._throttle))
 
     def _budget(self) -> int:
         """Instructions until the next deadline; 0 (no end) when they are not counted."""
@@ -534,6 +645,8 @@ class Machine:
             self._kicker.schedule(self._time.host_deadline())
 
     def _set_running(self) -> None:
+        if self._status in MOVING:
+            raise ConfigError(f"the guest is being moved: the machine is in state {self._status}")
         if self._status.ended or self._status is RunState.RUNNING:
             if self._status.ended:
                 self._met()

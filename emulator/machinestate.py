@@ -12,7 +12,7 @@ from emulator.cpu.vcpu import Vcpu
 from emulator.migration.errors import FieldRangeError
 from emulator.migration.fields import Buffer, UInt32
 from emulator.migration.registry import Owner, Registry
-from emulator.migration.savevm import Subject
+from emulator.migration.savevm import Loaded, Subject
 from emulator.migration.vmstate import VMStateDescription
 from emulator.runstate import RunState
 from emulator.timekeeper import Timekeeper
@@ -78,10 +78,16 @@ class GlobalPart:
         """See Owner; whether the guest goes on is for whoever loads to say."""
 
 
+def was_running(loaded: Loaded) -> bool:
+    """Whether the guest of a loaded stream ran when it was saved."""
+    states = (state for _owner, state in loaded.states if isinstance(state, GlobalState))
+    return any(state.runstate.startswith(RunState.RUNNING.encode() + b"\0") for state in states)
+
+
 def subject_of(name: str, timekeeper: Timekeeper, vcpu: Vcpu, board: VirtBoard, status: RunState) -> Subject:
     """A stopped machine of type `name` as streams see it; `status` is what it did before it was stopped."""
     registry = Registry({"cpu": VERSION_7_2})
     parts: tuple[Owner, ...] = (timekeeper, *vcpu.parts, *board.devices.values(), GlobalPart(status))
     for part in parts:
         registry.register(part)
-    return Subject(name, registry, board.ram_blocks)
+    return Subject(name, registry, board.ram_blocks, board.config.uuid)

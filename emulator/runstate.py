@@ -11,6 +11,9 @@ class RunState(enum.StrEnum):
     PRELAUNCH = "prelaunch"
     RUNNING = "running"
     PAUSED = "paused"
+    FINISH_MIGRATE = "finish-migrate"
+    INMIGRATE = "inmigrate"
+    POSTMIGRATE = "postmigrate"
     SHUTDOWN = "shutdown"
     INTERNAL_ERROR = "internal-error"
 

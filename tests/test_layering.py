@@ -23,7 +23,7 @@ LAYERS = (
     (2, ("testing",)),
     (3, ("chardev",)),
     (4, ("boards",)),
-    (4, ("cpuview", "machinestate")),
+    (4, ("cpuview", "livemigration", "machinestate")),
     (4, ("machine",)),
     (5, ("monitor",)),
     (5, ("inspectiontext",)),
@@ -37,7 +37,7 @@ LAYERS = (
 """From the ground up: the layer's number, and what is in it. A file imports its own package and earlier rows only, not
 its neighbours in the row. docs/layout.md says the same in words."""
 
-NUMPY_USERS = "difference iovec mappedfile pagemap pages ram tls transports"
+NUMPY_USERS = "difference iovec mappedfile outgoing pagemap pages ram ramsend tls transports"
 LIBRARIES = {
     "capstone": {"cpu/disasm.py"},
     "click": {"cli.py"},

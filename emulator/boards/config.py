@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emulator.boards.layout import MIB
 from emulator.core.errors import ConfigError
+from emulator.core.uuids import NO_UUID
 
 MAX_HARTS = 512
 RNG_SEED_SIZE = 32
@@ -40,6 +41,8 @@ class BoardConfig:
     """What the guest gets as `/chosen/rng-seed`, the same after each reset; None draws fresh bytes each time."""
     wall_base_ns: int | None = None
     """Wall-clock time in ns since 1970 when virtual time is 0; None follows the host's clock."""
+    uuid: bytes = NO_UUID
+    """The machine's own identifier, which firmware finds in fw_cfg: 16 bytes."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.smp <= MAX_HARTS:

@@ -163,7 +163,8 @@ class VirtBoard:
         self._attach("goldfish_rtc", rtc, layout.RTC.base)
         for index, (window, image) in enumerate(zip(layout.FLASH_BANKS, config.pflash, strict=True)):
             self._create_flash(index, window, image)
-        items = standard_items(cpus=config.smp, nographic=config.nographic) | self.boot.fw_cfg_items
+        items = standard_items(cpus=config.smp, nographic=config.nographic, uuid=config.uuid)
+        items |= self.boot.fw_cfg_items
         self._attach("fw_cfg_mem", FwCfg(self.bus, items, STANDARD_FILES), layout.FW_CFG.base)
 
     def _create_flash(self, index: int, window: layout.Window, image: Path | None) -> None:

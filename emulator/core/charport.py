@@ -50,6 +50,13 @@ class CharPort:
             self._input += data
         self.on_input()
 
+    def take(self) -> bytes:
+        """Host side: everything that waits for the device, which will not get it any more."""
+        with self._lock:
+            data = bytes(self._input)
+            self._input.clear()
+        return data
+
     @property
     def room(self) -> int:
         """Host side: how many bytes may be fed before the port is full."""

@@ -19,6 +19,11 @@ def quote(value: object) -> str:
     return text if len(text) <= QUOTE_LIMIT else text[:QUOTE_LIMIT] + "..."
 
 
+def printable(text: str) -> str:
+    """Text from outside as one line, all of it."""
+    return text if text.isascii() and text.isprintable() else repr(text)
+
+
 class DescriptionError(EmulatorError):
     """A VMStateDescription that contradicts itself or its state class."""
 
@@ -122,6 +127,10 @@ class RamError(StreamError):
 
 class ChecksumError(StreamError):
     """A file that is not as it was written."""
+
+
+class MigrationError(EmulatorError):
+    """A migration that cannot be begun, or that failed for a reason of its own."""
 
 
 class VmdescError(StreamError):

@@ -1,9 +1,10 @@
 """RAM as page records, in passes: what a stream carries.
 
 Section `ram`, version 4. A record begins with a u64: an address in a block, whose low 12 bits are flags. A page record
-holds 4096 bytes, a zero record the byte that fills the page. One that does not continue the block of the record before
-names its own: u8 length, name. The payload of the section's start is the list of blocks and an end mark; those of the
-parts and of the end are records and an end mark. Source: streams of QEMU 7.2 and 10.0.
+holds 4096 bytes, a zero record the byte that fills the page, an XBZRLE record what has changed in a page that was sent
+before. One that does not continue the block of the record before names its own: u8 length, name. The payload of the
+section's start is the list of blocks and an end mark; those of the parts and of the end are records and an end mark.
+Source: streams of QEMU 7.2 and 10.0.
 
 Pages that follow each other make a run, and each run is read and written by one NumPy expression.
 """
@@ -21,12 +22,14 @@ from emulator.migration.blocklist import FLAGS, RamFlag, get_name, put_name
 from emulator.migration.errors import RamError, quote
 from emulator.migration.pages import data_pages, rows_of, runs
 from emulator.migration.wire import Reader, Writer
+from emulator.migration.xbzrle import decode, get_delta
 
 _HEADER = 8
 PAGE_RECORD = _HEADER + PAGE_SIZE
 _ZERO_RECORD = _HEADER + 1
 # Plain numbers: there is a record for each scattered page, and arithmetic with enumerations is slow.
-_PAGE, _ZERO, _CONTINUE, _EOS = (int(flag) for flag in (RamFlag.PAGE, RamFlag.ZERO, RamFlag.CONTINUE, RamFlag.EOS))
+_PAGE, _ZERO, _XBZRLE = int(RamFlag.PAGE), int(RamFlag.ZERO), int(RamFlag.XBZRLE)
+_CONTINUE, _EOS = int(RamFlag.CONTINUE), int(RamFlag.EOS)
 _NEXT_PAGE = _PAGE | _CONTINUE
 _NEXT_ZERO = _ZERO | _CONTINUE
 
@@ -43,6 +46,20 @@ class PageRun(NamedTuple):
     """A row of 4096 bytes for each page; or, where all are filled with zeros, how many there are."""
     offset: int = 0
     """Where the first page's bytes stand in the stream, the next each `PAGE_RECORD` further; 0 if they do not."""
+
+
+class PageDelta(NamedTuple):
+    """What has changed in one page, at byte `address` of the block, since the stream last said what it holds."""
+
+    block: str
+    address: int
+    delta: bytes
+    offset: int
+    """Where the delta stands in the stream."""
+
+    def apply(self, page: bytearray | memoryview) -> None:
+        """Change the page, or raise RamError."""
+        decode(page, self.delta, block=self.block, offset=self.offset)
 
 
 def write_pages(block: RamBlock, write: Callable[[bytes | bytearray | memoryview], object]) -> None:
@@ -106,7 +123,7 @@ class RecordReader:
         self._sizes = sizes
         self._block = ""
 
-    def runs(self, reader: Reader) -> Iterator[PageRun]:
+    def runs(self, reader: Reader) -> Iterator[PageRun | PageDelta]:
         """The pages of one part, up to and including its end mark; raises RamError or TruncatedError."""
         while True:
             begin = reader.offset
@@ -115,9 +132,9 @@ class RecordReader:
             if word == _EOS:
                 return
             kind = flags & ~_CONTINUE
-            if kind not in (_PAGE, _ZERO):
+            if kind not in (_PAGE, _ZERO, _XBZRLE):
                 got = f"flags 0x{flags:x} ({RamFlag(kind).name or 'unknown'})"
-                raise RamError("a page, a zero page or the end of this part", got, offset=begin)
+                raise RamError("a page, what has changed in one, or the end of this part", got, offset=begin)
             if not flags & _CONTINUE:
                 self._block = get_name(reader)
             size = self._sizes.get(self._block)
@@ -126,7 +143,13 @@ class RecordReader:
             if address >= size:
                 raise RamError(f"an address below 0x{size:x}", f"0x{address:x}", field=self._block, offset=begin)
             room = (size - address) // PAGE_SIZE
-            yield self._pages(reader, address, room) if kind == _PAGE else self._zeros(reader, address, room)
+            if kind == _PAGE:
+                yield self._pages(reader, address, room)
+            elif kind == _ZERO:
+                yield self._zeros(reader, address, room)
+            else:
+                delta = get_delta(reader, self._block)
+                yield PageDelta(self._block, address, delta, reader.offset - len(delta))
 
     def _pages(self, reader: Reader, address: int, room: int) -> PageRun:
         count = 1 + _following(reader.rest()[PAGE_SIZE:], PAGE_RECORD, address + PAGE_SIZE | _NEXT_PAGE, room - 1)
@@ -170,6 +193,7 @@ class RamCollector:
 
     def __init__(self, staged: Mapping[str, StagedMemory]) -> None:
         sizes = {name: memory.size for name, memory in staged.items()}
+        self._staged = staged
         self._records = RecordReader(sizes)
         self._rows = {
             name: np.frombuffer(memory.view, np.uint8).reshape(-1, PAGE_SIZE) for name, memory in staged.items()
@@ -178,9 +202,17 @@ class RamCollector:
 
     def read(self, reader: Reader) -> None:
         """Read the records of one part; raises RamError or TruncatedError."""
+        for _ in self.steps(reader):
+            pass
+
+    def steps(self, reader: Reader) -> Iterator[None]:
+        """Read the records of one part run by run; behind each, what was read so far needs not be read again."""
         for run in self._records.runs(reader):
             first = run.address // PAGE_SIZE
-            if isinstance(run.pages, int):
+            if isinstance(run, PageDelta):
+                run.apply(self._staged[run.block].view[run.address : run.address + PAGE_SIZE])
+                self._filled[run.block][first] = True
+            elif isinstance(run.pages, int):
                 # Memory is zero to begin with, and stays untouched unless an earlier pass has put something there.
                 part = slice(first, first + run.pages)
                 if self._filled[run.block][part].any():
@@ -193,3 +225,4 @@ class RamCollector:
                 part = slice(first, first + len(run.pages))
                 self._rows[run.block][part] = run.pages
                 self._filled[run.block][part] = True
+            yield

@@ -9,7 +9,7 @@ Between two mini-qemus the destination waits for one more word. The source pings
 knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
 the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
 guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
-back with `REDELIVERY` and the token.
+back with `REDELIVERY` and the token. Its last word is what was typed at the guest and has not reached it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import enum
 import struct
 from typing import NamedTuple
 
-from emulator.migration.errors import FramingError
+from emulator.migration.errors import FramingError, printable
 from emulator.migration.format import Command, Order
 from emulator.migration.wire import Reader
 
@@ -26,6 +26,8 @@ HELLO = 0x6D71_7631
 ANSWER = 0x6D71_7632
 GO = 0x6D71_676F
 REDELIVERY = b"MQGO"
+TYPED_LENGTH = struct.Struct(">I")
+"""Stands before the source's last word, what was typed at the guest and has not reached it."""
 
 LOADED = 0
 REFUSED = 1
@@ -33,19 +35,25 @@ REFUSED = 1
 _MESSAGE = struct.Struct(">HH")
 _U32 = struct.Struct(">I")
 
+TEXT_LIMIT = 1000
+"""Bytes of a reason."""
+
 
 class Message(enum.IntEnum):
-    """What a destination says on the way back (QEMU's MIG_RP_MSG_...)."""
+    """What a destination says on the way back (QEMU's MIG_RP_MSG_..., and the last for mini-qemu alone)."""
 
     SHUT = 1
     PONG = 2
+    REASON = 0x6D71
+    """Why nothing was loaded, as text; `SHUT` follows."""
 
 
 class Said(NamedTuple):
-    """A message and its number."""
+    """A message with its number or its text."""
 
     message: Message
-    value: int
+    value: int = 0
+    text: str = ""
 
 
 def ping(value: int) -> Order:
@@ -58,15 +66,18 @@ def pinged(order: Order) -> int:
     return int(_U32.unpack(order.data)[0])
 
 
-def message(kind: Message, value: int) -> bytes:
+def message(said: Said) -> bytes:
     """The bytes of a message."""
-    return _MESSAGE.pack(kind, _U32.size) + _U32.pack(value)
+    data = said.text.encode()[:TEXT_LIMIT] if said.message is Message.REASON else _U32.pack(said.value)
+    return _MESSAGE.pack(said.message, len(data)) + data
 
 
 def get_message(reader: Reader) -> Said:
     """Read a message; raises TruncatedError, or FramingError for one that is unknown."""
     begin = reader.offset
     kind, length = reader.unpack(_MESSAGE)
-    if kind not in list(Message) or length != _U32.size:
+    if kind == Message.REASON and length <= TEXT_LIMIT:
+        return Said(Message.REASON, text=printable(reader.read(length).decode("utf-8", "replace")))
+    if kind not in (Message.SHUT, Message.PONG) or length != _U32.size:
         raise FramingError("a message of the return path", f"{kind} with {length} bytes", offset=begin)
     return Said(Message(kind), reader.u32())

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory, close_later
+from emulator.core.uuids import NO_UUID, format_uuid
 from emulator.migration import blocklist, mappedram, seal
 from emulator.migration.devices import DeviceLoader, put_devices
 from emulator.migration.errors import (
@@ -57,6 +58,8 @@ class Subject:
     """The machine type in a stream's configuration."""
     registry: Registry
     blocks: Sequence[RamBlock]
+    uuid: bytes = NO_UUID
+    """A stream for a machine with another one is refused; but a machine without any loads every stream."""
 
 
 def save(subject: Subject, write: Write) -> None:
@@ -66,17 +69,17 @@ def save(subject: Subject, write: Write) -> None:
     blocks = blocklist.in_sending_order(subject.blocks)
     writer = Writer()
     put_header(writer, Configuration.of(subject.machine))
-    _put_ram(writer, Mark.START)
+    put_ram_heading(writer, Mark.START)
     blocklist.put_block_list(writer, blocks)
-    _end_ram(writer)
-    _put_ram(writer, Mark.PART)
+    end_ram(writer)
+    put_ram_heading(writer, Mark.PART)
     write(writer.data)
     for block in blocks:
         write_pages(block, write)
     writer = Writer()
-    _end_ram(writer)
-    _put_ram(writer, Mark.END)
-    _end_ram(writer)
+    end_ram(writer)
+    put_ram_heading(writer, Mark.END)
+    end_ram(writer)
     put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
     write(writer.data)
 
@@ -92,15 +95,15 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
     blocks = blocklist.in_sending_order(subject.blocks)
     writer = Writer()
     put_header(writer, Configuration.of(subject.machine, mappedram.CAPABILITY))
-    _put_ram(writer, Mark.START)
+    put_ram_heading(writer, Mark.START)
     blocklist.put_total(writer, blocks)
     head = Part(0, bytes(writer.data))
     entries, end, checksums = write_areas(fd, len(head.data), blocks)
     writer = Writer()
-    _end_ram(writer)
+    end_ram(writer)
     for mark in (Mark.PART, Mark.END):
-        _put_ram(writer, mark)
-        _end_ram(writer)
+        put_ram_heading(writer, mark)
+        end_ram(writer)
     description = to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE)
     put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
     tail = bytes(writer.data)
@@ -109,11 +112,13 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
         write_at(fd, part)
 
 
-def _put_ram(writer: Writer, mark: Mark) -> None:
+def put_ram_heading(writer: Writer, mark: Mark) -> None:
+    """Append how a part of section `ram` begins."""
     put_heading(writer, Heading(mark, blocklist.SECTION_ID, blocklist.SECTION, 0, blocklist.VERSION))
 
 
-def _end_ram(writer: Writer) -> None:
+def end_ram(writer: Writer) -> None:
+    """Append how a part of section `ram` ends."""
     blocklist.put_eos(writer)
     put_footer(writer, blocklist.SECTION_ID)
 
@@ -160,7 +165,7 @@ def load(subject: Subject, data: memoryview, fd: int) -> Loaded:
     """
     reader = Reader(data)
     configuration = get_header(reader)
-    _check_configuration(configuration, subject.machine, end=reader.offset)
+    check_configuration(configuration, subject, end=reader.offset)
     loaded = Loaded()
     try:
         if configuration.capabilities:
@@ -176,7 +181,9 @@ def load(subject: Subject, data: memoryview, fd: int) -> Loaded:
     return loaded
 
 
-def _check_configuration(configuration: Configuration, machine: str, *, end: int) -> None:
+def check_configuration(configuration: Configuration, subject: Subject, *, end: int) -> None:
+    """Raise FieldMismatchError unless a stream whose header ends at byte `end` is for such a machine."""
+    machine = subject.machine
     unknown = [name for name in configuration.capabilities if name != mappedram.CAPABILITY]
     if configuration.machine != machine:
         error = FieldMismatchError(f"machine type {machine} (see -M)", configuration.machine, field="name", offset=13)
@@ -187,6 +194,9 @@ def _check_configuration(configuration: Configuration, machine: str, *, end: int
         error = FieldMismatchError(
             f"no capability but {mappedram.CAPABILITY}", unknown[0], field="capabilities", offset=end
         )
+    elif any(subject.uuid) and any(configuration.uuid) and configuration.uuid != subject.uuid:
+        ours, theirs = format_uuid(subject.uuid), format_uuid(configuration.uuid)
+        error = FieldMismatchError(f"{ours} (see -uuid)", theirs, field="uuid", offset=end)
     else:
         return
     error.section = "configuration"

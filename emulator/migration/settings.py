@@ -25,6 +25,7 @@ class Parameter:
     """What QEMU shows behind the number."""
     minimum: int = 0
     maximum: int = (1 << 63) - 1
+    power_of_two: bool = False
 
     def checked(self, value: int | str) -> int | str:
         """`value` if the parameter may have it; raises ConfigError."""
@@ -33,6 +34,8 @@ class Parameter:
             raise ConfigError(f"parameter '{self.name}' expects {expected}")
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
             raise ConfigError(f"parameter '{self.name}' expects {self.minimum} to {self.maximum}, not {value}")
+        if isinstance(value, int) and self.power_of_two and value.bit_count() != 1:
+            raise ConfigError(f"parameter '{self.name}' expects a power of two, not {value}")
         return value
 
 
@@ -48,7 +51,9 @@ PARAMETERS = {
         Parameter("tls-hostname", "", "name that the destination's certificate must be for; empty for the URI's"),
         Parameter("max-bandwidth", 128 * MIB, "bytes a second while the guest runs; 0 for no limit", " bytes/second"),
         Parameter("downtime-limit", 300, "how long the guest may stand still, in ms", " ms", 0, 2_000_000),
-        Parameter("xbzrle-cache-size", 64 * MIB, "bytes of old pages that XBZRLE keeps", " bytes", 4096, 1 << 40),
+        Parameter(
+            "xbzrle-cache-size", 64 * MIB, "bytes XBZRLE keeps of pages", " bytes", 4096, 1 << 40, power_of_two=True
+        ),
     )
 }
 

@@ -54,6 +54,26 @@ class Pass:
 
 
 @dataclass(slots=True)
+class XbzrleFigures:
+    """QEMU's QAPI type XBZRLECacheStats."""
+
+    cache_size: int = 0
+    """Bytes."""
+    bytes: int = 0
+    """What the deltas took, and the pages whose delta would have been longer."""
+    pages: int = 0
+    """Pages that were in the cache, whatever came of it."""
+    cache_miss: int = 0
+    """Pages that were not."""
+    cache_miss_rate: float = 0.0
+    """What part of the pages were not, in the last pass."""
+    encoding_rate: float = 0.0
+    """How many times as long as their deltas the pages were, in the last pass."""
+    overflow: int = 0
+    """Pages whose delta would have been longer."""
+
+
+@dataclass(slots=True)
 class Figures:
     """What a migration has done so far; bytes, pages, seconds."""
 
@@ -78,6 +98,8 @@ class Figures:
     """Per cent of the vCPU's time that auto-converge takes."""
     dirty_log: str = ""
     """How written pages are found."""
+    xbzrle: XbzrleFigures | None = None
+    """From the second pass on, if XBZRLE is used."""
     passes: list[Pass] = field(default_factory=list)
 
     @property

@@ -1,0 +1,321 @@
+"""The destination of a live migration: a stream is read as it comes, and adopted when all of it has proven good.
+
+RAM is collected in memory beside the machine's, as when a file is loaded; so a stream that breaks off or lies leaves
+nothing behind. See `returnpath.py` for what is said on the way back, and for when the guest goes on here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from emulator.core.charport import INPUT_LIMIT
+from emulator.core.errors import EmulatorError
+from emulator.core.memory import StagedMemory, close_later
+from emulator.migration import blocklist
+from emulator.migration.channel import Channel, Listener
+from emulator.migration.devices import DeviceLoader
+from emulator.migration.errors import FramingError, MigrationError, StreamError, TruncatedError
+from emulator.migration.format import (
+    DESCRIPTION_LIMIT,
+    Command,
+    Configuration,
+    Heading,
+    Mark,
+    Order,
+    SectionReader,
+    get_footer,
+    get_header,
+)
+from emulator.migration.ram import RamCollector
+from emulator.migration.returnpath import (
+    ANSWER,
+    GO,
+    HELLO,
+    LOADED,
+    REDELIVERY,
+    REFUSED,
+    TYPED_LENGTH,
+    Message,
+    Said,
+    message,
+    pinged,
+)
+from emulator.migration.savevm import Loaded, Subject, check_configuration
+from emulator.migration.vmstate import SUBSECTION
+from emulator.migration.wire import Reader
+
+T = TypeVar("T")
+
+BUFFER_BYTES = 8 << 20
+DOUBTFUL_BYTES = 512
+"""An error so close to the end of what has arrived may only mean that more is on its way."""
+REDELIVERY_SECONDS = 30.0
+"""How long the destination waits for the source to come back after a connection broke at the last moment."""
+
+
+class Host(Protocol):
+    """What an incoming migration needs of the machine; every method may be called from any thread."""
+
+    def subject(self) -> Subject:
+        """The machine, which waits, as streams see it."""
+
+    def adopt(self, loaded: Loaded) -> bool:
+        """Become the loaded machine, and go on waiting; whether its guest ran where it comes from."""
+
+
+class _Inbox:
+    """What has arrived and is not understood yet, `offset` bytes into the stream."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._data = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._data)
+        self._begin = self._end = 0
+        self.offset = 0
+        self._finished = False
+
+    def reader(self) -> Reader:
+        """Reads what has arrived."""
+        return Reader(self._view[self._begin : self._end], base=self.offset)
+
+    def consume(self, offset: int) -> None:
+        """Forget everything before byte `offset` of the stream."""
+        self._begin += offset - self.offset
+        self.offset = offset
+
+    def more(self, error: StreamError) -> None:
+        """Wait for more to arrive; raises `error`, the reason to want more, if nothing can come any more."""
+        if self._begin:
+            left = self._end - self._begin
+            self._view[:left] = bytes(self._view[self._begin : self._end])
+            self._begin, self._end = 0, left
+        if self._finished or self._end == len(self._data):
+            raise error
+        count = self._channel.read_into(self._view[self._end :])
+        self._finished = not count
+        if not count:
+            raise error
+        self._end += count
+
+    def parse(self, function: Callable[[Reader], T]) -> T:
+        """What `function` reads, however much has to arrive for it; it may be called several times."""
+        while True:
+            reader = self.reader()
+            try:
+                result = function(reader)
+            except TruncatedError as error:
+                self.more(error)
+            except StreamError as error:
+                if error.offset is None or error.offset + DOUBTFUL_BYTES < self.offset + self._end - self._begin:
+                    raise
+                self.more(error)
+            else:
+                self.consume(reader.offset)
+                return result
+
+
+class Incoming:
+    """One incoming migration over `channel`; `listener` is where a source can come back to."""
+
+    def __init__(self, host: Host, channel: Channel, listener: Listener | None) -> None:
+        self._host = host
+        self._channel = channel
+        self._listener = listener
+        self._inbox = _Inbox(channel)
+        self._sections = SectionReader()
+        self._answers = False
+        """Whether the source has opened the way back."""
+        self._token: int | None = None
+        self._greeted = False
+        self._staged: dict[str, StagedMemory] = {}
+        self.was_running = False
+        """Whether the guest ran where it comes from; once `run` has returned."""
+
+    def run(self) -> None:
+        """Load the guest and wait until it may go on here; raises EmulatorError or OSError if it may not."""
+        try:
+            loaded = self._load()
+        except BaseException as error:
+            close_later(self._staged.values())
+            with contextlib.suppress(EmulatorError, OSError):
+                if self._greeted:
+                    self._say(Said(Message.REASON, text=str(error)))
+                self._say(Said(Message.SHUT, REFUSED))
+            raise
+        with loaded:
+            self.was_running = self._host.adopt(loaded)
+        self._say(Said(Message.SHUT, LOADED))
+        if self._token is not None:
+            self._wait_for_go(self._token)
+
+    def confirm(self) -> bytes:
+        """Tell a source that waits for it that the guest has gone on here, until it is certain to have heard it.
+
+        Returns what was typed there and had not reached the guest. Raises nothing: the guest is here, whatever happens.
+        """
+        if self._token is None:
+            return b""
+        while True:
+            with contextlib.suppress(EmulatorError, OSError):
+                self._say(Said(Message.PONG, GO))
+                if (typed := _get_typed(self._channel)) is not None:
+                    return typed
+            try:
+                self._wait_for_redelivery(self._token, MigrationError("the source has not answered"))
+            except (EmulatorError, OSError):
+                return b""
+
+    # The stream
+
+    def _load(self) -> Loaded:
+        inbox, subject = self._inbox, self._host.subject()
+        configuration, end = inbox.parse(_get_whole_header), inbox.offset
+        heading = self._next("the start of RAM")  # the source hears only then why it is refused
+        check_configuration(configuration, subject, end=end)
+        if configuration.capabilities:
+            raise FramingError("RAM as page records", configuration.capabilities[0], offset=end)
+        sizes = inbox.parse(lambda reader: self._block_list(reader, subject, heading))
+        for name, size in sizes.items():
+            self._staged[name] = StagedMemory(size)
+        collector = RamCollector(self._staged)
+        while heading.mark != Mark.END:
+            heading = self._next("a part of RAM")
+            self._read_pages(collector, heading)
+        loaded = Loaded(self._staged)
+        loaded.states = inbox.parse(lambda reader: _get_devices(reader, subject, self._sections)).states()
+        return loaded
+
+    def _next(self, expected: str) -> Heading:
+        """The heading of the next part of RAM; commands before it are obeyed."""
+        while True:
+            begin = self._inbox.offset
+            item = self._inbox.parse(self._sections.next_item)
+            if isinstance(item, Order):
+                self._obey(item)
+            elif item is None or item.name != blocklist.SECTION or item.mark == Mark.FULL:
+                raise FramingError(expected, item or "the end of the sections", offset=begin)
+            else:
+                return item
+
+    @staticmethod
+    def _block_list(reader: Reader, subject: Subject, heading: Heading) -> dict[str, int]:
+        begin = reader.offset
+        sizes = blocklist.get_block_list(reader)
+        blocklist.same_blocks(sizes, subject.blocks, offset=begin)
+        blocklist.get_eos(reader)
+        get_footer(reader, heading)
+        return sizes
+
+    def _read_pages(self, collector: RamCollector, heading: Heading) -> None:
+        """Read a part's records run by run, as they arrive."""
+        inbox = self._inbox
+        while True:
+            reader = inbox.reader()
+            done = reader.offset
+            try:
+                for _ in collector.steps(reader):
+                    done = reader.offset
+            except TruncatedError as error:
+                inbox.consume(done)
+                inbox.more(error)
+            else:
+                inbox.consume(reader.offset)
+                inbox.parse(lambda reader: get_footer(reader, heading))
+                return
+
+    # The way back
+
+    def _obey(self, order: Order) -> None:
+        if order.command is Command.OPEN_RETURN_PATH:
+            self._answers = self._channel.two_way
+        elif order.command is Command.PING:
+            value = pinged(order)
+            if self._greeted and self._token is None:
+                self._token = value
+            self._say(Said(Message.PONG, value))
+            if value == HELLO and self._answers:
+                self._greeted = True
+                self._say(Said(Message.PONG, ANSWER))
+
+    def _say(self, said: Said) -> None:
+        if self._answers:
+            self._channel.write(message(said))
+
+    def _wait_for_go(self, token: int) -> None:
+        """Block until the source says that the guest is this side's, if need be over a new connection."""
+        try:
+            order = self._inbox.parse(self._sections.next_item)
+            if not isinstance(order, Order) or order.command is not Command.PING or pinged(order) != GO:
+                raise MigrationError("the source has ended the migration in a way that is not known")
+        except (StreamError, OSError) as error:
+            self._wait_for_redelivery(token, error)
+
+    def _wait_for_redelivery(self, token: int, error: Exception) -> None:
+        """Listen for the source, which comes back if it has given up the guest, and only then."""
+        if self._listener is None:
+            raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
+        expected = REDELIVERY + token.to_bytes(4, "big")
+        until = time.monotonic() + REDELIVERY_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            channel = self._listener.accept(timeout=left)
+            if _is_said(channel, expected):
+                self._channel = channel
+                return
+            channel.close()
+        raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
+
+
+def _read(channel: Channel, length: int) -> bytes:
+    """So many bytes, or fewer if the stream ends before."""
+    data, count = bytearray(length), 0
+    while count < length and (more := channel.read_into(memoryview(data)[count:])):
+        count += more
+    return bytes(data[:count])
+
+
+def _is_said(channel: Channel, expected: bytes) -> bool:
+    """Whether somebody who has connected says just this."""
+    with contextlib.suppress(EmulatorError, OSError):
+        return _read(channel, len(expected)) == expected
+    return False
+
+
+def _get_typed(channel: Channel) -> bytes | None:
+    """The source's last word: what was typed there; None if it does not come."""
+    length = _read(channel, TYPED_LENGTH.size)
+    if len(length) < TYPED_LENGTH.size:
+        return None
+    return _read(channel, min(TYPED_LENGTH.unpack(length)[0], INPUT_LIMIT))
+
+
+def _get_whole_header(reader: Reader) -> Configuration:
+    """Read the header, and make sure that no subsection of it is still on its way."""
+    configuration = get_header(reader)
+    if reader.peek() in (None, SUBSECTION):
+        raise TruncatedError(1, 0, offset=reader.offset)
+    return configuration
+
+
+def _get_devices(reader: Reader, subject: Subject, sections: SectionReader) -> DeviceLoader:
+    """Read all sections behind RAM, the end mark and the stream's description of itself."""
+    sections = copy.deepcopy(sections)  # this may be called again, from the first of them on
+    devices = DeviceLoader(subject.registry)
+    while heading := sections.next(reader):
+        try:
+            devices.load(reader, heading)
+        except StreamError as error:
+            error.section = error.section or str(heading)
+            raise
+        get_footer(reader, heading)
+    devices.check_complete(reader.offset)
+    begin = reader.offset
+    if (mark := reader.u8()) != Mark.VMDESCRIPTION:
+        raise FramingError("the stream's description", f"byte 0x{mark:02x}", offset=begin)
+    if (length := reader.u32()) > DESCRIPTION_LIMIT:
+        raise FramingError(f"a description of at most {DESCRIPTION_LIMIT} bytes", length, offset=begin)
+    reader.skip(length)
+    return devices

@@ -1,0 +1,346 @@
+"""The source of a live migration: RAM in passes while the guest runs, then the rest while it stands still.
+
+Who owns the guest is decided in one place, `_hand_over`: until the destination has said that it has loaded everything,
+whatever goes wrong, the guest goes on here; from then on it never does. Where the transport has no way back (`exec:`,
+`file:`), that everything has been written, and taken without an error, has to do.
+
+The stream is QEMU's, and a QEMU at the other end is served as one QEMU serves another; see `returnpath.py` for what
+two mini-qemus add.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from emulator.core.errors import EmulatorError
+from emulator.core.memory import PAGE_SIZE, RamBlock
+from emulator.migration import blocklist
+from emulator.migration.channel import Channel
+from emulator.migration.devices import put_devices
+from emulator.migration.dirty import DirtyLog, open_dirty_log
+from emulator.migration.errors import MigrationError, TruncatedError
+from emulator.migration.format import Command, Configuration, Mark, Order, put_end, put_header, put_order
+from emulator.migration.pages import data_pages
+from emulator.migration.ramsend import RamSender
+from emulator.migration.returnpath import (
+    ANSWER,
+    GO,
+    HELLO,
+    LOADED,
+    REDELIVERY,
+    TYPED_LENGTH,
+    Message,
+    Said,
+    get_message,
+    ping,
+)
+from emulator.migration.savevm import Subject, end_ram, put_ram_heading
+from emulator.migration.settings import Settings
+from emulator.migration.status import Pass, Progress, Status
+from emulator.migration.vmdesc import to_json
+from emulator.migration.wire import Reader, Writer
+
+SWITCHOVER_SECONDS = 15.0
+"""How long, beyond the downtime limit, the guest may stand still before the migration is given up."""
+REDELIVERY_SECONDS = 30.0
+"""How long the source tries to reach a destination that has everything and may not have heard that it may go on."""
+RETRY_SECONDS = 0.1
+PASSES_BEFORE_THROTTLE = 2
+"""Passes in a row in which the guest writes more than half of what is sent, before auto-converge slows it down."""
+
+
+class Guest(Protocol):
+    """What a migration needs of the machine; every method may be called from any thread."""
+
+    machine: str
+    """The machine type in the stream's configuration."""
+    blocks: Sequence[RamBlock]
+    uuid: bytes
+    """Sent if the destination is to check it; all zeros if the machine has none."""
+
+    def freeze(self) -> Subject:
+        """Stop the guest for the switchover; what it is as streams see it."""
+
+    def thaw(self) -> None:
+        """The migration has failed: let the guest go on, if it did before `freeze`. Harmless without."""
+
+    def give_up(self) -> None:
+        """The guest belongs to the other side."""
+
+    def throttle(self, percent: int) -> None:
+        """Take so much of the vCPU's time away."""
+
+    def take_input(self) -> bytes:
+        """What was typed at the guest and has not reached it, to be typed again on the other side."""
+
+
+class Outgoing:
+    """One migration; `run` is the whole of it, on a thread of its own, and reports through `progress`.
+
+    `connect()` opens the channel, and opens it again to say once more what may have been lost.
+    """
+
+    def __init__(self, guest: Guest, settings: Settings, progress: Progress, connect: Callable[[], Channel]) -> None:
+        self._guest = guest
+        self._settings = settings
+        self._progress = progress
+        self._figures = progress.figures
+        self._connect = connect
+        self._channel: Channel | None = None
+        self._cancelled = threading.Event()
+        self._heard = bytearray()
+        self._token = secrets.randbits(32)
+        self._peer_waits = False
+        """Whether the destination starts the guest only when it is told to: a mini-qemu does."""
+        self._reason = ""
+        self._frozen_at = 0.0
+
+    def run(self) -> None:
+        """Carry out the migration, and leave the guest on exactly one side."""
+        try:
+            self._migrate()
+        except Exception as error:  # whatever it is, the guest must not stay frozen
+            self._guest.thaw()
+            if not self._progress.change(Status.CANCELLED):
+                self._progress.change(Status.FAILED, self._reason or str(error) or repr(error))
+        finally:
+            self._guest.throttle(0)
+            if self._channel is not None:
+                with contextlib.suppress(EmulatorError, OSError):
+                    self._channel.close()
+
+    def cancel(self) -> None:
+        """Give up, from any thread, unless the guest belongs to the other side already; returns at once."""
+        if self._progress.change(Status.CANCELLING):
+            self._cancelled.set()
+            if self._channel is not None:
+                self._channel.shutdown()
+
+    def go_on(self) -> bool:
+        """Leave `pre-switchover`; False if the migration does not wait there."""
+        return self._progress.change(Status.DEVICE)
+
+    def _migrate(self) -> None:
+        self._channel = channel = self._connect()
+        if self._cancelled.is_set():
+            raise MigrationError("cancelled")
+        log = open_dirty_log(self._guest.blocks)
+        self._figures.dirty_log = log.name
+        try:
+            sender = RamSender(
+                channel,
+                self._figures,
+                limit=lambda: self._settings.number("max-bandwidth"),
+                rest=self._cancelled.wait,
+            )
+            channel.write(self._setup())
+            if channel.two_way:
+                self._meet()
+            self._figures.setup_time = self._progress.elapsed()
+            self._advance(Status.ACTIVE)
+            self._send_passes(sender, log)
+            self._switch_over(sender, log)
+        finally:
+            log.close()
+        self._hand_over()
+
+    def _advance(self, status: Status) -> None:
+        if not self._progress.change(status):
+            raise MigrationError("cancelled")
+
+    # What is sent
+
+    def _setup(self) -> bytes:
+        """Everything before the first page."""
+        assert self._channel is not None
+        writer = Writer()
+        configuration = Configuration.of(self._guest.machine)
+        if self._settings.capabilities["validate-uuid"]:
+            configuration.uuid = self._guest.uuid
+        put_header(writer, configuration)
+        if self._channel.two_way:
+            for order in (Order(Command.OPEN_RETURN_PATH), ping(HELLO), ping(self._token)):
+                put_order(writer, order)
+        put_ram_heading(writer, Mark.START)
+        blocklist.put_block_list(writer, blocklist.in_sending_order(self._guest.blocks))
+        end_ram(writer)
+        return bytes(writer.data)
+
+    def _send_passes(self, sender: RamSender, log: DirtyLog) -> None:
+        """Send RAM until what is left can be sent within the downtime limit."""
+        figures, blocks = self._figures, blocklist.in_sending_order(self._guest.blocks)
+        figures.total = sum(block.size for block in blocks)
+        self._pages = {block.name: np.ones(block.size // PAGE_SIZE, np.bool_) for block in blocks}
+        behind, uses_deltas = 0, self._settings.capabilities["xbzrle"]
+        for number in itertools.count():
+            begun, sent = time.monotonic(), figures.transferred
+            this = Pass(self._progress.elapsed(), sum(int(np.count_nonzero(pages)) for pages in self._pages.values()))
+            figures.passes.append(this)
+            self._send_ram(sender, Mark.PART, first=number == 0)
+            this.seconds, this.bytes_sent = time.monotonic() - begun, figures.transferred - sent
+            self._collect(log)
+            this.dirtied = figures.remaining // PAGE_SIZE
+            self._progress.on_pass(figures.dirty_sync_count)
+            figures.bandwidth = this.bytes_sent / max(this.seconds, 1e-6)
+            figures.dirty_pages_rate = int(this.dirtied / max(this.seconds, 1e-6))
+            # A delta is far shorter than its page: with XBZRLE, pages dealt with are what time is taken for.
+            moved = this.pages * PAGE_SIZE if number and uses_deltas else this.bytes_sent
+            figures.expected_downtime = figures.remaining / max(moved / max(this.seconds, 1e-6), 1.0)
+            if uses_deltas:
+                sender.use_deltas(self._settings.number("xbzrle-cache-size"))
+            if self._cancelled.is_set():
+                raise MigrationError("cancelled")
+            if figures.expected_downtime * 1000 <= self._settings.number("downtime-limit"):
+                return
+            behind = behind + 1 if 2 * figures.remaining > moved else 0
+            if behind >= PASSES_BEFORE_THROTTLE and self._settings.capabilities["auto-converge"]:
+                behind = 0
+                self._throttle()
+
+    def _send_ram(self, sender: RamSender, mark: Mark, *, first: bool = False) -> None:
+        assert self._channel is not None
+        writer = Writer()
+        put_ram_heading(writer, mark)
+        self._channel.write(writer.data)
+        for block in blocklist.in_sending_order(self._guest.blocks):
+            sender.send(block, self._pages[block.name], data_pages(block) if first else None)
+        writer = Writer()
+        end_ram(writer)
+        self._channel.write(writer.data)
+
+    def _collect(self, log: DirtyLog) -> None:
+        """Note which pages have been written since they were last looked at."""
+        self._pages = {block.name: log.collect(block) for block in self._guest.blocks}
+        self._figures.dirty_sync_count += 1
+        self._figures.remaining = PAGE_SIZE * sum(int(np.count_nonzero(pages)) for pages in self._pages.values())
+
+    def _throttle(self) -> None:
+        number, figures = self._settings.number, self._figures
+        wanted = (
+            figures.throttle + number("cpu-throttle-increment") if figures.throttle else number("cpu-throttle-initial")
+        )
+        figures.throttle = min(wanted, number("max-cpu-throttle"))
+        self._guest.throttle(figures.throttle)
+
+    def _switch_over(self, sender: RamSender, log: DirtyLog) -> None:
+        """Stop the guest, and send what is left of it."""
+        assert self._channel is not None
+        self._frozen_at = time.monotonic()
+        subject = self._guest.freeze()
+        if self._settings.capabilities["pause-before-switchover"]:
+            self._advance(Status.PRE_SWITCHOVER)
+            self._progress.wait_while(Status.PRE_SWITCHOVER)
+            if self._progress.status is not Status.DEVICE:
+                raise MigrationError("cancelled")
+        seconds = SWITCHOVER_SECONDS + self._settings.number("downtime-limit") / 1000
+        self._watchdog = threading.Timer(seconds, self._lose_patience, (seconds,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        self._collect(log)
+        sender.unlimited = True
+        self._send_ram(sender, Mark.END)
+        writer = Writer()
+        put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
+        self._channel.write(writer.data)
+
+    def _lose_patience(self, seconds: float) -> None:
+        assert self._channel is not None
+        self._reason = f"the destination has not taken the guest within {seconds:.0f} s"
+        self._channel.shutdown()
+
+    # Who owns the guest
+
+    def _hand_over(self) -> None:
+        assert self._channel is not None
+        try:
+            if self._channel.two_way:
+                self._wait_until_loaded()
+            else:
+                channel, self._channel = self._channel, None
+                channel.close()
+        finally:
+            self._watchdog.cancel()
+        # The destination has everything: from here on the guest is not ours, whatever happens.
+        self._guest.give_up()
+        if self._peer_waits:
+            self._say_go()
+        self._figures.downtime = time.monotonic() - self._frozen_at
+        self._figures.remaining = 0
+        self._progress.change(Status.COMPLETED)
+
+    def _meet(self) -> None:
+        """Wait until the destination has read the head of the stream, and learn whether it is a mini-qemu."""
+        while (said := self._hear_of_progress()) != Said(Message.PONG, self._token):
+            self._peer_waits = self._peer_waits or said == Said(Message.PONG, ANSWER)
+
+    def _wait_until_loaded(self) -> None:
+        while self._hear_of_progress() != Said(Message.SHUT, LOADED):
+            pass
+
+    def _hear_of_progress(self) -> Said:
+        """The destination's next word, which may not be that it has given up."""
+        said = self._hear()
+        if said.message is Message.REASON:
+            self._reason = f"the destination refused: {said.text}"
+        elif said.message is Message.SHUT and said.value != LOADED:
+            raise MigrationError("the destination could not load the stream")
+        return said
+
+    def _hear(self) -> Said:
+        """The destination's next word."""
+        assert self._channel is not None
+        while True:
+            reader = Reader(bytes(self._heard))
+            try:
+                said = get_message(reader)
+            except TruncatedError:
+                piece = bytearray(4096)
+                count = self._channel.read_into(memoryview(piece))
+                if not count:
+                    raise MigrationError("the destination has closed the connection") from None
+                self._heard += piece[:count]
+            else:
+                del self._heard[: reader.offset]
+                return said
+
+    def _say_go(self) -> None:
+        """Tell the destination that the guest is its own, again and again until it is certain to have heard it."""
+        assert self._channel is not None
+        until = time.monotonic() + REDELIVERY_SECONDS
+        writer = Writer()
+        put_order(writer, ping(GO))
+        word = bytes(writer.data)
+        while True:
+            try:
+                self._channel.write(word)
+                while self._hear() != Said(Message.PONG, GO):
+                    pass
+                break
+            except (EmulatorError, OSError) as error:
+                if time.monotonic() > until:
+                    raise MigrationError(
+                        "the destination has the whole guest, but the connection broke before it could be told to go "
+                        f"on, and it cannot be reached: {error}"
+                    ) from error
+            self._connect_again()
+            word = REDELIVERY + self._token.to_bytes(4, "big")
+        with contextlib.suppress(EmulatorError, OSError):
+            typed = self._guest.take_input()
+            self._channel.write(TYPED_LENGTH.pack(len(typed)) + typed)
+
+    def _connect_again(self) -> None:
+        assert self._channel is not None
+        with contextlib.suppress(EmulatorError, OSError):
+            self._channel.close()
+        time.sleep(RETRY_SECONDS)
+        self._heard.clear()
+        with contextlib.suppress(EmulatorError, OSError):
+            self._channel = self._connect()

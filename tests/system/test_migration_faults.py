@@ -1,0 +1,173 @@
+"""Whatever happens to the connection, one machine runs the guest in the end, and its memory is what it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from emulator import Machine, Serial
+from emulator.migration.status import Status
+from emulator.runstate import RunState
+
+TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
+PATIENCE_SECONDS = 60
+
+
+class Cable:
+    """A connection that can be cut: listens on `port`, and connects whoever comes with `target`.
+
+    The first connection is cut when `forward` bytes have gone to the target, or `back` bytes have come from there (None
+    is never); later ones are not.
+    """
+
+    def __init__(self, target: tuple[str, int], *, forward: int | None = None, back: int | None = None) -> None:
+        self._target = target
+        self._limits: list[tuple[int | None, int | None]] = [(forward, back)]
+        self.passed = [0, 0]
+        """Bytes of the first connection that have gone forward and come back."""
+        self.was_cut = False
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Cut everything, and wait until nobody holds an end any more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._threads[0].join()
+        self._cut()
+        for thread in self._threads[1:]:
+            thread.join()
+
+    def _accept(self) -> None:
+        first = True
+        with contextlib.suppress(OSError):
+            while True:
+                source, _ = self._listener.accept()
+                try:
+                    target = socket.create_connection(self._target, timeout=10)
+                except OSError:
+                    source.close()
+                    continue
+                target.settimeout(None)
+                forward, back = self._limits.pop() if self._limits else (None, None)
+                self._sockets += source, target
+                for index, (read, write, limit) in enumerate(((source, target, forward), (target, source, back))):
+                    thread = threading.Thread(
+                        target=self._pump, args=(read, write, limit, index if first else None), daemon=True
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+                first = False
+
+    def _pump(self, read: socket.socket, write: socket.socket, limit: int | None, index: int | None) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while limit is None or passed < limit:
+                data = read.recv(65536 if limit is None else min(65536, limit - passed))
+                if not data:
+                    write.shutdown(socket.SHUT_WR)
+                    return
+                write.sendall(data)
+                passed += len(data)
+                if index is not None:
+                    self.passed[index] = passed
+            self.was_cut = True
+            for end in (read, write):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _cut(self) -> None:
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+class Pair:
+    """Two machines, one of which has the guest; it answers `crc` with the sum of memory that nobody writes to."""
+
+    def __init__(self) -> None:
+        self.here = Machine("virt", ram="16M", kernel=TOY)
+        self.there = Machine("virt", ram="16M")
+        self.here.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
+        self.crc = self.ask()
+        self.here.cont()
+
+    def ask(self) -> bytes:
+        """Have the guest add up its code; the machine is running before and after."""
+        self.here.serial.write("crc\r")
+        self.here.stop()
+        before = self.here.serial.sent
+        self.here.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
+        assert self.here.serial.sent > before
+        answer = self.here.serial.output.rpartition(b"crc32 of ")[2].partition(b"\r")[0]
+        self.here.cont()
+        return answer
+
+    def move(self, **limits: int) -> Cable:
+        """Try to move the guest over a cable that may be cut; afterwards `here` is the machine that has it."""
+        address = self.there.migration.listen("tcp:127.0.0.1:0").removeprefix("tcp:")
+        host, _, port = address.rpartition(":")
+        cable = Cable((host, int(port)), **limits)
+        try:
+            self.here.migration.migrate(f"tcp:127.0.0.1:{cable.port}")
+            status = self.here.migration.wait(PATIENCE_SECONDS)
+            arrived = self.there.migration.incoming.wait_to_end(PATIENCE_SECONDS)
+        finally:
+            cable.close()
+        assert arrived
+        states = self.here.status, self.there.status
+        if status is Status.COMPLETED:
+            assert states == (RunState.POSTMIGRATE, RunState.RUNNING)
+            assert self.there.migration.incoming.status is Status.COMPLETED
+            self.here, self.there = self.there, self.here
+        else:
+            assert status is Status.FAILED
+            assert self.here.migration.progress.error
+            assert states == (RunState.RUNNING, RunState.INMIGRATE)
+            assert self.there.migration.incoming.status is Status.FAILED
+        return cable
+
+    def close(self) -> None:
+        self.here.close()
+        self.there.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    machines = Pair()
+    yield machines
+    machines.close()
+
+
+def test_a_guest_moves_back_and_forth(pair: Pair) -> None:
+    for _ in range(20):
+        assert not pair.move().was_cut
+        assert pair.ask() == pair.crc
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_exactly_one_side_runs_the_guest_wherever_the_connection_is_cut(pair: Pair) -> None:
+    dice = random.Random(20)
+    forward, back = pair.move().passed
+    cuts: list[dict[str, int]] = [{"back": count} for count in range(back + 1)]
+    cuts += [{"forward": count} for count in range(0, 400, 7)]
+    cuts += [{"forward": forward - count} for count in range(64)]
+    cuts += [{"forward": dice.randrange(forward)} for _ in range(150)]
+    dice.shuffle(cuts)
+    moved = 0
+    for cut in cuts:
+        before = pair.here
+        pair.move(**cut)
+        moved += pair.here is not before
+    assert pair.ask() == pair.crc
+    print(f"{len(cuts)} cuts in {forward} bytes forward and {back} back: the guest moved {moved} times")
