@@ -230,7 +230,7 @@ class Timekeeper:
         """Refuse a stream whose time is kept in another way."""
         ours = None if self.icount is None else self.icount.shift
         theirs = state.icount_time_shift if state.counts else None
-        if theirs == NO_SHIFT:
+        if theirs == NO_SHIFT and ours is not None:
             theirs = ours  # QEMU leaves it to the user that both sides count alike
         if theirs != ours:
             raise FieldMismatchError(_spelled(ours), _spelled(theirs), field="icount")
@@ -253,4 +253,6 @@ class Timekeeper:
 
 
 def _spelled(shift: int | None) -> str:
-    return "a machine without -icount" if shift is None else f"a machine with -icount shift={shift}"
+    if shift is None:
+        return "a machine without -icount"
+    return "a machine with -icount" + (f" shift={shift}" if shift != NO_SHIFT else "")
