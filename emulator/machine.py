@@ -530,6 +530,8 @@ class Machine:
         """On the machine's thread: the guest stopped between two instructions, and its time with it."""
         from emulator.machinestate import subject_of
 
+        if self._vcpu.running:
+            raise ConfigError("not in the middle of an instruction: use `post` inside of a callback")
         if self._failure is not None:
             raise ConfigError("the machine has failed, and can neither be saved nor go back")
         if self._reset_wanted:
@@ -550,7 +552,8 @@ class Machine:
         loaded.adopt(subject)
         self.board.restore_software_interrupts(self._vcpu.env["mip"] & MSIP)
         for line, bit in self._lines():
-            self._vcpu.set_line(bit, line.level)
+            if line.level or bit != SEIP:  # the guest can set that one by itself
+                self._vcpu.set_line(bit, line.level)
         if self._status.ended:
             self._status = RunState.PAUSED
             self.exit_status = None

@@ -170,6 +170,7 @@ class Engine:
 
     def reset(self) -> None:
         """All registers as after power-on."""
+        self._library.riscv_csrrw_debug(self.env.address, CSR_FFLAGS, None, 0, CSR_FFLAGS_MASK)
         self.env.restore(self._reset_registers)
         self.set_interrupts(0, self.env["mip"])
         self._flips.clear()
