@@ -1,12 +1,14 @@
 """What a stream holds of each RAM block, page by page, without a machine to load it into; both layouts.
 
 A page is absent (never sent: zero at the receiver), zero, or data. If it was sent several times, as happens while the
-guest runs, the last time counts. Eight bytes are kept for each page, and the content stays where it is in the stream.
+guest runs, the last time counts. Eight bytes are kept for each page and sixteen for each delta; the content stays where
+it is in the stream.
 """
 
 from __future__ import annotations
 
 import enum
+from array import array
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -19,17 +21,25 @@ from emulator.migration.errors import RamError, UnknownSectionError, VersionErro
 from emulator.migration.format import Heading, Mark
 from emulator.migration.mappedram import Area, get_areas
 from emulator.migration.pages import runs
-from emulator.migration.ram import PAGE_RECORD, PageRun, RecordReader
+from emulator.migration.ram import PAGE_RECORD, PageDelta, PageRun, RecordReader
 from emulator.migration.wire import Reader
+from emulator.migration.xbzrle import decode
 
 MAP_BYTES = 32 << 20
 """A map may take so much more than its stream: a page that was sent takes nine bytes there at least, and eight here."""
+
+DELTA_BYTES = 17
+"""What each delta takes beside the map, which may be more than its record does: the shortest has 14."""
+DELTA_ROOM = 32 << 20
+"""All of them may take so much more than their stream."""
 
 IGNORE_SHARED = "x-ignore-shared"
 """The capability with which a block's address follows its size, and shared blocks send no pages."""
 
 _ADDRESS = 8
 _ABSENT, _ZERO = 0, 1
+_DELTAS = -256
+"""From here on down, the number of a delta."""
 _WINDOW = 1 << 16
 """Pages that are looked at in one expression: it bounds what that needs beside the map."""
 
@@ -53,13 +63,25 @@ class BlockMap:
         self.stream_bytes = 0
         """What all of them take in the stream."""
         self._stream = stream
-        # Where a page's bytes stand in the stream; or _ABSENT, _ZERO, or less than 0: the byte that fills it, negated.
+        # Where a page's bytes stand in the stream; or _ABSENT, _ZERO, or less than 0: the byte that fills it, negated,
+        # or _DELTAS less the number of the latest delta.
         self._where: NDArray[np.int64] = np.zeros(size // PAGE_SIZE, np.int64)
+        self._deltas = array("q")
+        """For each delta what `_where` was before it, and where it stands in the stream."""
 
     @property
     def pages(self) -> int:
         """How many pages the block has."""
         return len(self._where)
+
+    def put_delta(self, delta: PageDelta, length: int) -> None:
+        """Note that a page was changed, in `length` bytes."""
+        page = delta.address // PAGE_SIZE
+        number = len(self._deltas) // 2
+        self._deltas.extend((int(self._where[page]), delta.offset))
+        self._where[page] = _DELTAS - number
+        self.sent[Kind.DATA] += 1
+        self.stream_bytes += length
 
     def put(self, run: PageRun, length: int) -> None:
         """Note pages that were sent, in `length` bytes."""
@@ -85,11 +107,22 @@ class BlockMap:
     def page(self, number: int) -> bytes:
         """The content of a page."""
         where = int(self._where[number])
+        later: list[int] = []
+        while where <= _DELTAS:
+            where, offset = self._deltas[2 * (_DELTAS - where) : 2 * (_DELTAS - where) + 2]
+            later.append(offset)
+        page = self._whole(where)
+        for offset in reversed(later):
+            length = int.from_bytes(self._stream[offset - 2 : offset], "big")
+            decode(page, self._stream[offset : offset + length].tobytes())
+        return bytes(page)
+
+    def _whole(self, where: int) -> bytearray:
         if where < 0:
-            return bytes((-where,)) * PAGE_SIZE
+            return bytearray((-where,)) * PAGE_SIZE
         if where in (_ABSENT, _ZERO):
-            return bytes(PAGE_SIZE)
-        return self._stream[where : where + PAGE_SIZE].tobytes()
+            return bytearray(PAGE_SIZE)
+        return bytearray(self._stream[where : where + PAGE_SIZE])
 
     def count(self, kind: Kind, first: int = 0, end: int | None = None) -> int:
         """How many pages from `first` up to `end` are of that kind."""
@@ -149,6 +182,9 @@ class RamReader:
         self._mapped = mappedram.CAPABILITY in capabilities
         self._ignore_shared = IGNORE_SHARED in capabilities
         self._records = RecordReader({})
+        self._deltas = 0
+        self._scratch = bytearray(PAGE_SIZE)
+        """A page to try each delta on, as what it was made for is not put together here."""
 
     def read(self, reader: Reader, heading: Heading) -> None:
         """Read one payload; raises a StreamError."""
@@ -163,8 +199,21 @@ class RamReader:
             return
         before = reader.offset
         for run in self._records.runs(reader):
-            self.blocks[run.block].put(run, reader.offset - before)
+            block, length = self.blocks[run.block], reader.offset - before
+            if isinstance(run, PageDelta):
+                self._check_delta(run)
+                block.put_delta(run, length)
+            else:
+                block.put(run, length)
             before = reader.offset
+
+    def _check_delta(self, delta: PageDelta) -> None:
+        """Raise RamError for one that fits no page, or that is one too many."""
+        delta.apply(self._scratch)
+        self._deltas += 1
+        room = (DELTA_ROOM + len(self._data)) // DELTA_BYTES
+        if self._deltas > room:
+            raise RamError(f"at most {room} deltas", "more", field=delta.block, offset=delta.offset)
 
     def _start(self, reader: Reader) -> None:
         begin = reader.offset
