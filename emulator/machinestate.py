@@ -17,6 +17,9 @@ from emulator.migration.vmstate import VMStateDescription
 from emulator.runstate import RunState
 from emulator.timekeeper import Timekeeper
 
+SECTION_VERSIONS = {"cpu": VERSION_7_2}
+"""What is sent in another version than the newest that is known here: the machine is QEMU 7.2's."""
+
 RUNSTATE_SIZE = 100
 """Bytes of the run state's name on the wire, the NUL at its end included."""
 
@@ -86,7 +89,7 @@ def was_running(loaded: Loaded) -> bool:
 
 def subject_of(name: str, timekeeper: Timekeeper, vcpu: Vcpu, board: VirtBoard, status: RunState) -> Subject:
     """A stopped machine of type `name` as streams see it; `status` is what it did before it was stopped."""
-    registry = Registry({"cpu": VERSION_7_2})
+    registry = Registry(SECTION_VERSIONS)
     parts: tuple[Owner, ...] = (timekeeper, *vcpu.parts, *board.devices.values(), GlobalPart(status))
     for part in parts:
         registry.register(part)
