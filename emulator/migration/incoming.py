@@ -32,6 +32,7 @@ from emulator.migration.format import (
 )
 from emulator.migration.ram import RamCollector
 from emulator.migration.returnpath import (
+    ABANDONED,
     ANSWER,
     GO,
     HELLO,
@@ -258,14 +259,16 @@ class Incoming:
         """Listen for the source, which comes back if it has given up the guest, and only then."""
         if self._listener is None:
             raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
-        expected = REDELIVERY + token.to_bytes(4, "big")
         until = time.monotonic() + REDELIVERY_SECONDS
         while (left := until - time.monotonic()) > 0:
             channel = self._listener.accept(timeout=left)
-            if _is_said(channel, expected):
+            word = _get_word(channel)
+            if word == REDELIVERY + token.to_bytes(4, "big"):
                 self._channel = channel
                 return
             channel.close()
+            if word == ABANDONED + token.to_bytes(4, "big"):
+                raise MigrationError("the source has kept the guest, as the connection broke")
         raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
 
 
@@ -277,11 +280,11 @@ def _read(channel: Channel, length: int) -> bytes:
     return bytes(data[:count])
 
 
-def _is_said(channel: Channel, expected: bytes) -> bool:
-    """Whether somebody who has connected says just this."""
+def _get_word(channel: Channel) -> bytes:
+    """What somebody says who has connected anew: eight bytes, or fewer."""
     with contextlib.suppress(EmulatorError, OSError):
-        return _read(channel, len(expected)) == expected
-    return False
+        return _read(channel, len(REDELIVERY) + 4)
+    return b""
 
 
 def _get_typed(channel: Channel) -> bytes | None:

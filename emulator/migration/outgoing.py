@@ -31,6 +31,7 @@ from emulator.migration.format import Command, Configuration, Mark, Order, put_e
 from emulator.migration.pages import data_pages
 from emulator.migration.ramsend import RamSender
 from emulator.migration.returnpath import (
+    ABANDONED,
     ANSWER,
     GO,
     HELLO,
@@ -102,6 +103,7 @@ class Outgoing:
         """Whether the destination starts the guest only when it is told to: a mini-qemu does."""
         self._reason = ""
         self._frozen_at = 0.0
+        self._handed_over = False
 
     def run(self) -> None:
         """Carry out the migration, and leave the guest on exactly one side."""
@@ -109,6 +111,7 @@ class Outgoing:
             self._migrate()
         except Exception as error:  # whatever it is, the guest must not stay frozen
             self._guest.thaw()
+            self._say_abandoned()
             if not self._progress.change(Status.CANCELLED):
                 self._progress.change(Status.FAILED, self._reason or str(error) or repr(error))
         finally:
@@ -269,6 +272,7 @@ class Outgoing:
         finally:
             self._watchdog.cancel()
         # The destination has everything: from here on the guest is not ours, whatever happens.
+        self._handed_over = True
         self._guest.give_up()
         if self._peer_waits:
             self._say_go()
@@ -335,6 +339,12 @@ class Outgoing:
         with contextlib.suppress(EmulatorError, OSError):
             typed = self._guest.take_input()
             self._channel.write(TYPED_LENGTH.pack(len(typed)) + typed)
+
+    def _say_abandoned(self) -> None:
+        """Spare a destination that may have everything the wait for a word that will not come; best effort."""
+        if self._peer_waits and self._frozen_at and not self._handed_over:
+            with contextlib.suppress(EmulatorError, OSError), contextlib.closing(self._connect()) as channel:
+                channel.write(ABANDONED + self._token.to_bytes(4, "big"))
 
     def _connect_again(self) -> None:
         assert self._channel is not None

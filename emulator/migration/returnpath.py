@@ -9,7 +9,7 @@ Between two mini-qemus the destination waits for one more word. The source pings
 knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
 the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
 guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
-back with `REDELIVERY` and the token. Its last word is what was typed at the guest and has not reached it.
+back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Its last word is what was typed at the guest and has not reached it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emulator.migration.wire import Reader
 HELLO = 0x6D71_7631
 ANSWER = 0x6D71_7632
 GO = 0x6D71_676F
-REDELIVERY = b"MQGO"
+REDELIVERY, ABANDONED = b"MQGO", b"MQNO"
 TYPED_LENGTH = struct.Struct(">I")
 """Stands before the source's last word, what was typed at the guest and has not reached it."""
 
