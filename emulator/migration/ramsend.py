@@ -78,7 +78,7 @@ class RamSender:
             data = _with_data(rows, chunk) if has_data is None else has_data[chunk]
             before = self._figures.transferred
             if self._cache is None:
-                self._send_data(block, chunk[data], block.address + chunk[data].astype(np.uint64) * PAGE_SIZE)
+                self._send_data(block, chunk[data], rows.ctypes.data + chunk[data].astype(np.uint64) * PAGE_SIZE)
             else:
                 self._send_changes(self._cache, block, chunk[data], rows[chunk[data]])
                 self._cache.put_zeros(_keys(block, chunk[~data]), age=self._figures.dirty_sync_count)

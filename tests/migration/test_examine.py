@@ -233,7 +233,7 @@ def test_shared_blocks_have_an_address_behind_their_size() -> None:
     [
         (ram(record(4, U64_PAGE, PAGE)), RamError, "ram a at byte 0x46: expected an address below 0x4000, got 0x4000"),
         (ram(record(0, U64_PAGE, PAGE, "b")), RamError, "ram at byte 0x46: expected one of a, got a block b"),
-        (ram(record(0, RamFlag.COMPRESSED, PAGE)), RamError, "ram at byte 0x46: expected a page, what has changed in one,"),
+        (ram(record(0, RamFlag.COMPRESSED, PAGE)), RamError, "ram at byte 0x46: expected a page, what has changed"),
         (ram(sizes={"a": 1 << 50}), RamError, "ram at byte 0x22: expected RAM of at most 17"),
         (ram(sizes={"a\x1b\n": PAGE_SIZE}) + ram(), StreamError, "expected each section id once, got 2 for ram again"),
     ],
