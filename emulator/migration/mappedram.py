@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from emulator.core.bits import align_up
 from emulator.core.memory import PAGE_SIZE, StagedMemory
 from emulator.migration.blocklist import get_block_list
-from emulator.migration.errors import RamError, TruncatedError
+from emulator.migration.errors import RamError, StreamError, TruncatedError, quote
 from emulator.migration.wire import Reader
 
 CAPABILITY = "mapped-ram"
@@ -56,8 +56,8 @@ def get_areas(reader: Reader) -> list[Area]:
     def more(name: str, size: int) -> None:
         try:
             areas.append(_get_area(reader, name, size))
-        except RamError as error:
-            error.within(name)
+        except StreamError as error:
+            error.within(quote(name))
             raise
 
     get_block_list(reader, more)

@@ -100,6 +100,11 @@ def test_a_file_cut_anywhere_is_refused(wire: Wire) -> None:
         refusal(data[:length])
 
 
+def test_a_name_that_cannot_be_shown_is_escaped(wire: Wire) -> None:
+    entry = wire(ENTRY).replace(b"ram", b"\n\x1b\xff").replace(bytes.fromhex("00000001"), bytes(4), 1)
+    assert str(refusal(whole_file(entry))).startswith(r"'\n\x1bÿ' at byte 0x14: expected version 1")
+
+
 def test_areas_that_overlap_are_refused(wire: Wire) -> None:
     """The second block's pages would lie in the first one's room; its own entry stands behind that."""
     first = b"\0\0\0\0\0\0\x80\x04" + wire(ENTRY)[8:]
