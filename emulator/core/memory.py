@@ -13,6 +13,7 @@ import errno
 import mmap
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ PAGE_SIZE = 4096
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MADV_POPULATE_READ = 22
 _PIECE = 8 << 20
+_HEAD_START_SECONDS = 0.05
+"""How long old memory is kept while whoever got the new one takes its first pages, which freeing slows down."""
 _FAILED = ctypes.c_void_p(-1).value
 _PAGEMAP = Path("/proc/self/pagemap")
 _PAGEMAP_ENTRY = 8
@@ -170,6 +173,7 @@ def close_later(memories: Iterable[StagedMemory]) -> None:
 
 
 def _close_by_pieces(memories: Iterable[StagedMemory]) -> None:
+    time.sleep(_HEAD_START_SECONDS)
     for memory in memories:
         for offset in range(0, memory.size, _PIECE):  # nobody else can map anything while a piece is being freed
             _libc.madvise(memory.address + offset, min(_PIECE, memory.size - offset), mmap.MADV_DONTNEED)
