@@ -28,7 +28,6 @@ from emulator.migration.devices import put_devices
 from emulator.migration.dirty import DirtyLog, open_dirty_log
 from emulator.migration.errors import MigrationError, TruncatedError
 from emulator.migration.format import Command, Configuration, Mark, Order, put_end, put_header, put_order
-from emulator.migration.pages import data_pages
 from emulator.migration.ramsend import RamSender
 from emulator.migration.returnpath import (
     ABANDONED,
@@ -187,7 +186,7 @@ class Outgoing:
             begun, sent = time.monotonic(), figures.transferred
             this = Pass(self._progress.elapsed(), sum(int(np.count_nonzero(pages)) for pages in self._pages.values()))
             figures.passes.append(this)
-            self._send_ram(sender, Mark.PART, first=number == 0)
+            self._send_ram(sender, log, Mark.PART, first=number == 0)
             this.seconds, this.bytes_sent = time.monotonic() - begun, figures.transferred - sent
             self._collect(log)
             this.dirtied = figures.remaining // PAGE_SIZE
@@ -208,20 +207,23 @@ class Outgoing:
                 behind = 0
                 self._throttle()
 
-    def _send_ram(self, sender: RamSender, mark: Mark, *, first: bool = False) -> None:
+    def _send_ram(self, sender: RamSender, log: DirtyLog, mark: Mark, *, first: bool = False) -> None:
         assert self._channel is not None
         writer = Writer()
         put_ram_heading(writer, mark)
         self._channel.write(writer.data)
         for block in blocklist.in_sending_order(self._guest.blocks):
-            sender.send(block, self._pages[block.name], data_pages(block) if first else None)
+            pages = self._pages[block.name]
+            sender.send(block, log.rows(block), pages, log.data_pages(block) if first else None)
+            self._pages[block.name] = np.zeros_like(pages)
         writer = Writer()
         end_ram(writer)
         self._channel.write(writer.data)
 
     def _collect(self, log: DirtyLog) -> None:
-        """Note which pages have been written since they were last looked at."""
-        self._pages = {block.name: log.collect(block) for block in self._guest.blocks}
+        """Note which pages have been written since they were last looked at, beside those that are not sent yet."""
+        for block in self._guest.blocks:
+            self._pages[block.name] = self._pages[block.name] | log.collect(block)
         self._figures.dirty_sync_count += 1
         self._figures.remaining = PAGE_SIZE * sum(int(np.count_nonzero(pages)) for pages in self._pages.values())
 
@@ -249,7 +251,7 @@ class Outgoing:
         self._watchdog.start()
         self._collect(log)
         sender.unlimited = True
-        self._send_ram(sender, Mark.END)
+        self._send_ram(sender, log, Mark.END)
         writer = Writer()
         put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
         self._channel.write(writer.data)

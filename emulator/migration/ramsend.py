@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration.blocklist import RamFlag, put_name
 from emulator.migration.pagecache import PageCache
-from emulator.migration.pages import rows_of
 from emulator.migration.status import Figures, XbzrleFigures
 from emulator.migration.wire import Writer
 from emulator.migration.xbzrle import OVERFLOW, Deltas, put_heads
@@ -69,9 +68,17 @@ class RamSender:
         else:
             self._cache.end_pass()
 
-    def send(self, block: RamBlock, pages: NDArray[np.bool_], has_data: NDArray[np.bool_] | None = None) -> None:
-        """Send those of the block's pages that are set; `has_data`, if known, tells which of all are not zero."""
-        rows = rows_of(block)
+    def send(
+        self,
+        block: RamBlock,
+        rows: NDArray[np.uint64],
+        pages: NDArray[np.bool_],
+        has_data: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Send those of the block's pages that are set, whose content is in `rows`, of 512 words each.
+
+        `has_data`, if known, tells which of all are not zero.
+        """
         numbers = np.flatnonzero(pages)
         for begin in range(0, len(numbers), CHUNK_PAGES):
             chunk = numbers[begin : begin + CHUNK_PAGES]

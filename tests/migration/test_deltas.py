@@ -55,7 +55,7 @@ class Source:
             self.sender.use_deltas(cache * PAGE_SIZE)
         for block in self.blocks:
             count = block.size // PAGE_SIZE
-            self.sender.send(block, np.ones(count, np.bool_) if pages is None else pages[block.name])
+            self.sender.send(block, rows_of(block), np.ones(count, np.bool_) if pages is None else pages[block.name])
         writer = Writer()
         put_eos(writer)
         self.wire.write(writer.data)
