@@ -37,7 +37,9 @@ LAYERS = (
 """From the ground up: the layer's number, and what is in it. A file imports its own package and earlier rows only, not
 its neighbours in the row. docs/layout.md says the same in words."""
 
-NUMPY_USERS = "difference iovec mappedfile outgoing pagemap pages ram ramsend tls transports"
+NUMPY_USERS = (
+    "comparison difference dirty iovec mappedfile outgoing pagecache pagemap pages ram ramsend tls transports userfault xbzrle"
+)
 LIBRARIES = {
     "capstone": {"cpu/disasm.py"},
     "click": {"cli.py"},
