@@ -111,6 +111,7 @@ class Outgoing:
         except Exception as error:  # whatever it is, the guest must not stay frozen
             self._guest.thaw()
             self._say_abandoned()
+            self._hear_last_words()
             if not self._progress.change(Status.CANCELLED):
                 self._progress.change(Status.FAILED, self._reason or str(error) or repr(error))
         finally:
@@ -347,6 +348,14 @@ class Outgoing:
         if self._peer_waits and self._frozen_at and not self._handed_over:
             with contextlib.suppress(EmulatorError, OSError), contextlib.closing(self._connect()) as channel:
                 channel.write(ABANDONED + self._token.to_bytes(4, "big"))
+
+    def _hear_last_words(self) -> None:
+        """Learn why the destination has closed the connection, if a write to it failed before that could be read."""
+        if self._channel is not None and self._channel.two_way and not self._handed_over:
+            self._channel.shutdown()  # so that nothing is waited for that has not come yet
+            with contextlib.suppress(EmulatorError, OSError):
+                while True:
+                    self._hear_of_progress()
 
     def _connect_again(self) -> None:
         assert self._channel is not None
