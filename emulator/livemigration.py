@@ -71,7 +71,7 @@ class LiveMigration:
             raise MigrationError("There's a migration process in progress")
         self._report_error = None
         self._outgoing = Outgoing(_Guest(self._machine), self.settings, self.progress, lambda: self._connect(address))
-        self._sending = self._start("migration", lambda: self._send(destination))
+        self._sending = self._start("migration", lambda: self._send(destination, address.quoted()))
 
     def wait(self, timeout: float | None = None) -> Status:
         """Block until the outgoing migration has ended, or for `timeout` seconds; how it stands.
@@ -95,12 +95,12 @@ class LiveMigration:
         if self._outgoing is None or not self._outgoing.go_on():
             raise MigrationError(f"Migration not in expected state: {self.progress.status}")
 
-    def _send(self, report: Path | None) -> None:
+    def _send(self, report: Path | None, uri: str) -> None:
         assert self._outgoing is not None
         if report is None:
             self._outgoing.run()
             return
-        with Recorder(self.progress) as recorder:
+        with Recorder(self.progress, uri) as recorder:
             self._outgoing.run()
         try:
             write_report(report, recorder)
