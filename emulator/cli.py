@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,16 +24,17 @@ from emulator.core.errors import ConfigError, EmulatorError
 from emulator.version import VERSION
 
 if TYPE_CHECKING:
+    from emulator.console import Console
     from emulator.machine import Machine
     from emulator.migration.snapshots import SnapshotDirectory
 
 UNSUPPORTED = """
 accel action add-fd async-teardown audio audiodev blockdev boot cdrom chardev chroot compat daemonize
 debugcon device dfilter drive dump-vmstate echr enable-kvm enable-sync-profile fda fdb fsdev full-screen fw_cfg gdb
-hda hdb hdc hdd incoming iscsi k L mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
-no-user-config numa object only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig qmp
+hda hdb hdc hdd iscsi k L mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
+no-user-config numa object only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig
 qmp-pretty readconfig rotate rtc runas s sandbox sd seed semihosting semihosting-config set singlestep snapshot
-spice tpmdev trace usb usbdevice uuid vga virtfs vnc watchdog-action
+spice tpmdev trace usb usbdevice vga virtfs vnc watchdog-action
 """
 """Options of QEMU's, and of our own plans, that are not there yet: their users deserve a better word than "invalid"."""
 
@@ -129,6 +131,7 @@ def cli() -> None:
 @click.option("-dtb", metavar="FILE", help="Device tree to use in place of the board's own.")
 @click.option("-serial", metavar="CHARDEV", multiple=True, help="Where the serial port goes, see above.")
 @click.option("-monitor", metavar="CHARDEV", help="Where the monitor goes, see above.")
+@click.option("-qmp", metavar="CHARDEV", multiple=True, help="Where a monitor for programs, QMP, goes.")
 @click.option("-nographic", is_flag=True, help="There are no graphics anyway; see above what it means for consoles.")
 @click.option("-display", metavar="none", default="none", help="Accepted for scripts written for QEMU.")
 @click.option("-nodefaults", is_flag=True, help="No serial port and no monitor unless asked for.")
@@ -138,7 +141,11 @@ def cli() -> None:
 @click.option(
     "-snapshots", metavar="DIR", help="Where savevm puts snapshots. [~/.local/state/mini-qemu/snapshots/virt]"
 )
+@click.option("-uuid", metavar="UUID", default="", help="The machine's own identifier, which its firmware can read.")
 @click.option("-loadvm", metavar="TAG", help="Start in this snapshot.")
+@click.option(
+    "-incoming", metavar="URI", help="Wait for a guest from tcp:HOST:PORT, unix:PATH, exec:COMMAND, fd:N or file:PATH."
+)
 @click.option("-global", "settings", metavar="DRIVER.PROP=VALUE", multiple=True, help="virtio-mmio.force-legacy=off")
 @click.option("-d", "items", metavar="ITEM,...", help="Log these: int, in_asm, exec, mmio, guest_errors, unimp.")
 @click.option("-D", "log_file", metavar="FILE", help="Log to FILE and not to standard error.")
@@ -155,6 +162,9 @@ def run(**options: Any) -> int:
     Without -serial and -monitor both share this terminal, as if -serial mon:stdio had been given. If only -monitor is
     given, the serial port gets the terminal, unless the monitor has it. If only -serial is given, there is no monitor,
     but with -nographic the monitor gets the terminal, unless the serial port has it.
+
+    With -incoming the guest is one that runs elsewhere, and comes with migrate there; what it is given here must be the
+    same. -incoming defer waits until migrate_incoming in the monitor says where from.
     """
     from emulator import options as parse
 
@@ -165,6 +175,7 @@ def run(**options: Any) -> int:
     serial, monitor = parse.choose_consoles(
         options["serial"][0] if options["serial"] else None,
         options["monitor"],
+        options["qmp"],
         nographic=options["nographic"],
         nodefaults=options["nodefaults"],
     )
@@ -177,9 +188,12 @@ def run(**options: Any) -> int:
         "smp": parse.parse_smp(options["smp"]),
         "reboot": not options["no_reboot"],
         "force_legacy_virtio": parse.parse_globals(options["settings"]),
-        **{name: options[name] for name in ("bios", "kernel", "initrd", "append", "dtb", "snapshots")},
+        **{name: options[name] for name in ("bios", "kernel", "initrd", "append", "dtb", "snapshots", "uuid")},
     }
-    return _run(machine, shift_sleep, serial, monitor, stopped=options["stopped"], loadvm=options["loadvm"])
+    if options["incoming"] is not None and options["loadvm"] is not None:
+        raise ConfigError("-incoming and -loadvm both say where the guest comes from: use one of them")
+    start = _Start(stopped=options["stopped"], loadvm=options["loadvm"], incoming=options["incoming"])
+    return _run(machine, shift_sleep, (serial, monitor, options["qmp"]), start)
 
 
 @cli.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -273,14 +287,20 @@ def _enable_log(items: str | None, path: str | None) -> None:
         raise ConfigError(f"-D {path}: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class _Start:
+    """How the guest begins."""
+
+    stopped: bool
+    loadvm: str | None
+    incoming: str | None
+
+
 def _run(
     options: dict[str, Any],
     icount: tuple[int, bool] | None,
-    serial: str,
-    monitor: str,
-    *,
-    stopped: bool,
-    loadvm: str | None,
+    consoles: tuple[str, str, tuple[str, ...]],
+    start: _Start,
 ) -> int:
     """Build the machine, open its console, let it run to its end; returns its exit status."""
     from emulator.console import Console
@@ -291,21 +311,32 @@ def _run(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     machine = Machine(icount=None if icount is None else Icount(*icount), port=CharPort(), **options)
-    console = Console(machine, serial, monitor, _announce)
+    serial, monitor, qmp = consoles
+    console = Console(machine, serial, monitor, _announce, qmp)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if not console.interrupt():
+            _terminate(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
     with ExitStack() as stack:
         stack.callback(console.close)
         stack.callback(machine.close)
         stack.callback(console.end_sessions)
         try:
             machine.power_on()
-            if loadvm is not None:  # before anything is typed, which would be lost
-                _loadvm(machine, loadvm)
+            if start.loadvm is not None:  # before anything is typed, which would be lost
+                _loadvm(machine, start.loadvm)
+            if start.incoming is not None:
+                machine.expect()
             console.open_all()
-            if not stopped:
+            if start.incoming is not None:
+                _expect(machine, console, start.incoming, stopped=start.stopped)
+            elif not start.stopped:
                 machine.cont()
             return machine.wait()
         except Terminated as reason:
-            console.quit(128 + reason.number)
+            console.quit(128 + reason.number, "host-signal")
             _announce(str(reason))
             return 128 + reason.number
 
@@ -315,6 +346,33 @@ def _loadvm(machine: Machine, tag: str) -> None:
         machine.loadvm(tag)
     except EmulatorError as error:
         raise ConfigError(f"-loadvm {tag}: {error}") from error
+
+
+def _expect(machine: Machine, console: Console, uri: str, *, stopped: bool) -> None:
+    """Let the guest come from `uri`, and end if it does not; with `defer`, from where the monitor says, as often as
+    it takes.
+    """
+    migration = machine.migration
+    migration.autostart = not stopped
+    if uri == "defer":
+        migration.on_refused = lambda reason: _announce(f"no guest has come: {_one_line(reason)}")
+        return
+
+    def refused(reason: str) -> None:
+        _announce(f"-incoming {uri}: {_one_line(reason)}")
+        console.quit(1)
+
+    migration.on_refused = refused
+    try:
+        where = migration.listen(uri)
+    except EmulatorError as error:
+        raise ConfigError(f"-incoming {uri}: {error}") from error
+    if where != uri:
+        _announce(f"waiting for a guest at {where}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _announce(line: str) -> None:
@@ -333,10 +391,10 @@ def main() -> int:
         usage.show()
         return 1
     except click.ClickException as error:
-        _announce(" ".join(error.format_message().split()))
+        _announce(_one_line(error.format_message()))
         return 1
     except EmulatorError as error:
-        _announce(" ".join(str(error).split()))
+        _announce(_one_line(str(error)))
         return 1
     except OSError as error:  # help and version may go to a full disk or to a reader that has left
         _announce(f"standard output: {error.strerror}")

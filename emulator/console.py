@@ -41,13 +41,14 @@ class Console:
         self._machine = machine
         self._context = Context(machine, self.quit, self._list_chardevs)
         self._specs = (parse_chardev(serial), machine.serial.port), (parse_chardev(monitor), None)
-        self._qmp_specs = [parse_chardev(text) for text in qmp]
+        self._qmp_specs = [parse_chardev("null" if text == "none" else text) for text in qmp]
         if any(spec.mux for spec in self._qmp_specs):
             raise ConfigError("-qmp: a QMP monitor shares its character device with nothing else; leave out mon:")
         self._announce = announce
         self._loop = IoLoop()
         self._chardevs: list[Chardev] = []
         self._sessions: list[PeerSession] = []
+        self._human_sessions: list[Session] = []
         self._qmp_sessions: list[QmpSession] = []
         self._monitors = 0
         machine.on_stopping = self._hurry
@@ -73,6 +74,10 @@ class Console:
             session.end()
         self._hurry(True)
         self._machine.quit(status, reason)
+
+    def interrupt(self) -> bool:
+        """Ctrl-C has been typed where it is a signal; whether a command of a monitor has taken it."""
+        return sum(session.interrupt() for session in self._human_sessions) > 0
 
     def _hurry(self, hurry: bool) -> None:
         for chardev in self._chardevs:
@@ -151,6 +156,7 @@ class Console:
         else:
             session = Session(Hmp(self._context), port, Style.PIPE)
         self._sessions.append(session)
+        self._human_sessions.append(session)
         return session
 
     def _list_chardevs(self) -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ class Machine:
             self._kicker = Kicker(self._vcpu.stop, lambda: self._vcpu.running)
             undo.callback(self._kicker.close)
             self.clock.on_first_deadline = self._schedule
-            self.serial.port.on_input = lambda: self.post(board.poll_input)
+            self.serial.port.on_input = lambda: self.post(self._poll_input)
             self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
             self._thread.start()
             undo.pop_all()
@@ -460,8 +460,7 @@ class Machine:
             if self._status.ended or self._status in MOVING:
                 raise ConfigError(f"there is no guest to move: the machine is in state {self._status}")
             with self._held() as subject:
-                self._frozen = self._status
-                self._set_stopped(RunState.FINISH_MIGRATE)
+                self._frozen, self._status = self._status, RunState.FINISH_MIGRATE  # _held has told of the stop
                 return subject
 
         return self.call(stop)
@@ -473,6 +472,7 @@ class Machine:
             before, self._frozen = self._frozen, None
             if before is not None and self._status is RunState.FINISH_MIGRATE:
                 self._status = before if before is not RunState.RUNNING else RunState.PAUSED
+                self._poll_input()
                 if before is RunState.RUNNING:
                     self._set_running()
 
@@ -516,6 +516,7 @@ class Machine:
 
         def begin() -> None:
             self._status = RunState.PAUSED
+            self._poll_input()
             if running:
                 self._set_running()
 
@@ -558,7 +559,12 @@ class Machine:
             self._status = RunState.PAUSED
             self.exit_status = None
             self._ended.clear()
-        self.board.poll_input()
+        self._poll_input()
+
+    def _poll_input(self) -> None:
+        """Give the guest what has been typed; what is typed while it moves waits for whoever has it in the end."""
+        if self._status not in (*MOVING, RunState.POSTMIGRATE):
+            self.board.poll_input()
 
     # The machine's thread
 
@@ -655,6 +661,7 @@ class Machine:
                 self._met()
             return
         self._status = RunState.RUNNING
+        self._poll_input()
         self._time.start()
         self._schedule()
         self.events.emit("RESUME")

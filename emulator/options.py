@@ -71,19 +71,26 @@ def parse_globals(settings: tuple[str, ...]) -> bool:
 
 
 def choose_consoles(
-    serial: str | None, monitor: str | None, *, nographic: bool = False, nodefaults: bool = False
+    serial: str | None,
+    monitor: str | None,
+    qmp: tuple[str, ...] = (),
+    *,
+    nographic: bool = False,
+    nodefaults: bool = False,
 ) -> tuple[str, str]:
     """The chardevs of the serial port and of the monitor, when `-serial` and `-monitor` may not have been given.
 
     As with QEMU's `-nographic`, both share standard input and output if neither was given, and one that was not given
-    gets them if they are free; but a monitor of its own on a terminal comes only with `-nographic`.
+    gets them if they are free; but a monitor of its own on a terminal comes only with `-nographic`. They
+    are not free if one of `qmp`, the QMP monitors' chardevs, has them.
     """
+    taken = any(map(_is_stdio, qmp))
     if serial is None and monitor is None and not nodefaults:
-        return "mon:stdio", "null"
+        return ("null" if taken else "mon:stdio"), "null"
     if serial is None:
-        serial = "null" if nodefaults or _is_stdio(monitor) else "stdio"
+        serial = "null" if nodefaults or taken or _is_stdio(monitor) else "stdio"
     if monitor is None:
-        monitor = "stdio" if nographic and not nodefaults and not _is_stdio(serial) else "null"
+        monitor = "stdio" if nographic and not nodefaults and not taken and not _is_stdio(serial) else "null"
     return _spelled(serial), _spelled(monitor)
 
 

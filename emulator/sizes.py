@@ -31,6 +31,18 @@ def parse_size(size: int | str) -> int:
     return size_bytes
 
 
+def parse_number(text: str, *, unit: str = "B") -> int:
+    """A number such as `100`, `0x40`, `1.5G` or `64k`, of this unit if it names none; ConfigError if it is none."""
+    match = re.fullmatch(r"(0X[0-9A-F]{1,16}|[0-9]{1,20}(?:\.[0-9]{1,6})?)([BKMGT]?)", text.strip().upper())
+    if match is None:
+        raise ConfigError(f"'{text}' is not a number: use digits, and perhaps K, M, G or T behind them")
+    shift = _UNITS[match[2] or unit]
+    digits = match[1]
+    if digits.startswith("0X"):
+        return int(digits, 16) << shift
+    return int(digits) << shift if digits.isdigit() else int(float(digits) * (1 << shift))
+
+
 def show_size(size: int) -> str:
     """A number of bytes as QEMU shows it: three digits and a unit, such as `459 KiB`."""
     power = 0

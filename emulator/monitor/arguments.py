@@ -52,8 +52,6 @@ INTEGER = Scalar("integer", (int,), -(1 << 63), (1 << 63) - 1)
 SIZE = Scalar("uint64", (int,), 0, (1 << 64) - 1)
 NUMBER = Scalar("number", (int, float))
 BOOLEAN = Scalar("boolean", (bool,))
-NAME = Scalar("string", (str,))
-"""One of a few names, which the human monitor can complete: `Argument.names`."""
 FORMAT = Scalar("string", ())
 """`/FMT`, in the human monitor only."""
 
@@ -67,26 +65,6 @@ class Flag:
     def accept(self, value: Any, name: str) -> Any:
         """See `Kind`."""
         return BOOLEAN.accept(value, name)
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A string; in the human monitor a word behind `--word`, which is given or not."""
-
-    word: str
-
-    def accept(self, value: Any, name: str) -> Any:
-        """See `Kind`."""
-        return STRING.accept(value, name)
-
-
-@dataclass(frozen=True, slots=True)
-class OrNull:
-    """A string, or null in the place of an empty one: QAPI's `StrOrNull`."""
-
-    def accept(self, value: Any, name: str) -> Any:
-        """See `Kind`."""
-        return "" if value is None else STRING.accept(value, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +140,6 @@ class Argument:
             return "/" + self.name
         if isinstance(self.kind, Flag):
             return f"[-{self.kind.letter}]"
-        if isinstance(self.kind, Option):
-            return f"[--{self.kind.word} {self.name}]"
         if isinstance(self.kind, Option):
             return f"[--{self.kind.word} {self.name}]"
         return f"[{self.name}]" if self.optional else self.name

@@ -12,17 +12,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.core.errors import MonitorError
-from emulator.monitor import information, views
+from emulator.migration.settings import CAPABILITIES, PARAMETERS, Parameter
+from emulator.migration.status import Status
+from emulator.monitor import information, migration, migrationviews, views
 from emulator.monitor.arguments import (
+    BOOLEAN,
     FORMAT,
     INTEGER,
+    SIZE,
     STRING,
     TAG,
     WORDS,
     Argument,
     Arguments,
     Flag,
+    Kind,
     ListOf,
+    OneOf,
+    Option,
+    OrNull,
+    Struct,
 )
 from emulator.monitor.context import Context
 
@@ -58,6 +67,20 @@ def lookup(name: str) -> Command:
 
 def _no_text(_result: None) -> str:
     return ""
+
+
+def _cont(context: Context, _arguments: Arguments) -> None:
+    if context.machine.status == "inmigrate":  # as in QEMU: that is what the guest is to do when it has come
+        context.machine.migration.autostart = True
+    else:
+        context.machine.cont()
+
+
+def _stop(context: Context, _arguments: Arguments) -> None:
+    if context.machine.status == "inmigrate":
+        context.machine.migration.autostart = False
+    else:
+        context.machine.stop()
 
 
 def _savevm(context: Context, arguments: Arguments) -> None:
@@ -115,6 +138,10 @@ def _info_help(_context: Context, _arguments: Arguments) -> str:
     return _usages(command for command in HMP_COMMANDS if command.names[0].startswith("info "))
 
 
+def _parameter_kind(parameter: Parameter) -> Kind:
+    return SIZE if isinstance(parameter.default, int) else OrNull()
+
+
 def _usages(commands: Iterable[Command]) -> str:
     return "\n".join(command.usage for command in commands)
 
@@ -128,10 +155,11 @@ _FORMAT = Argument("fmt", FORMAT)
 _ADDRESS = Argument("addr", INTEGER)
 _TAG = Argument("tag", TAG)
 _JOB = Argument("job-id", STRING)
+_URI = Argument("uri", STRING)
 _DEVICES = Argument("devices", ListOf(STRING))
 
 COMMANDS: tuple[Command, ...] = (
-    Command(("cont", "c"), "resume emulation", _action(lambda c: c.machine.cont()), show=_no_text, qmp="cont"),
+    Command(("cont", "c"), "resume emulation", _cont, show=_no_text, qmp="cont"),
     Command(("delvm",), "delete a VM snapshot from its tag", _delvm, (_TAG,), _no_text),
     Command(("help", "?"), "show the help", _help, (Argument("cmd", WORDS, optional=True),)),
     Command(
@@ -150,6 +178,21 @@ COMMANDS: tuple[Command, ...] = (
     Command(("info cpus",), "show infos for each CPU", information.cpus, show=views.show_cpus, qmp="query-cpus-fast"),
     Command(("info help",), "show the list of info commands", _info_help),
     Command(("info kvm",), "show KVM information", information.kvm, show=views.show_kvm, qmp="query-kvm"),
+    Command(("info migrate",), "show migration status", migration.show_info, show=migrationviews.show_migration),
+    Command(
+        ("info migrate_capabilities",),
+        "show current migration capabilities",
+        migration.capabilities,
+        show=migrationviews.show_capabilities,
+        qmp="query-migrate-capabilities",
+    ),
+    Command(
+        ("info migrate_parameters",),
+        "show current migration parameters",
+        migration.parameters,
+        show=migrationviews.show_parameters,
+        qmp="query-migrate-parameters",
+    ),
     Command(("info mtree",), "show memory tree", information.mtree, show=views.show_mtree),
     Command(("info name",), "show the current VM name", information.name, show=views.show_name, qmp="query-name"),
     Command(("info qtree",), "show device tree", information.qtree, show=views.show_qtree),
@@ -184,12 +227,80 @@ COMMANDS: tuple[Command, ...] = (
     Command((), "forget a job that has concluded", _dismiss_job, (Argument("id", STRING),), qmp="job-dismiss"),
     Command(("loadvm",), "restore a VM snapshot from its tag", _loadvm, (_TAG,), _no_text),
     Command(
+        ("migrate",),
+        "migrate to URI (using -d to not wait for completion)",
+        migration.migrate_in_foreground,
+        (Argument("detach", Flag("d"), optional=True), Argument("file", Option("report")), _URI),
+    ),
+    Command(
+        (),
+        "migrate to a URI",
+        migration.migrate,
+        (_URI, *(Argument(name, BOOLEAN, optional=True) for name in ("blk", "inc", "detach", "resume"))),
+        qmp="migrate",
+    ),
+    Command(
+        ("migrate_cancel",), "cancel the current VM migration", migration.cancel, show=_no_text, qmp="migrate_cancel"
+    ),
+    Command(
+        ("migrate_continue",),
+        "continue migration from the given paused state",
+        migration.go_on,
+        (Argument("state", OneOf(tuple(Status))),),
+        _no_text,
+        qmp="migrate-continue",
+    ),
+    Command(
+        ("migrate_incoming",),
+        "continue an incoming migration from an -incoming defer",
+        migration.incoming,
+        (_URI,),
+        _no_text,
+        qmp="migrate-incoming",
+    ),
+    Command(
+        ("migrate_pause",),
+        "pause an ongoing migration (postcopy-only)",
+        migration.pause,
+        show=_no_text,
+        qmp="migrate-pause",
+    ),
+    Command(
+        ("migrate_set_capability",),
+        "enable/disable the usage of a capability for migration",
+        migration.set_capability,
+        (Argument("capability", OneOf(tuple(CAPABILITIES))), Argument("state", BOOLEAN)),
+        _no_text,
+    ),
+    Command(
+        ("migrate_set_parameter",),
+        "set the parameter for migration",
+        migration.set_parameter,
+        (Argument("parameter", OneOf(tuple(PARAMETERS))), Argument("value", STRING)),
+        _no_text,
+    ),
+    Command(
+        (),
+        "enable/disable capabilities for migration",
+        migration.set_capabilities,
+        (Argument("capabilities", ListOf(Struct((Argument("capability", STRING), Argument("state", BOOLEAN))))),),
+        qmp="migrate-set-capabilities",
+    ),
+    Command(
+        (),
+        "set parameters for migration",
+        migration.set_parameters,
+        tuple(Argument(name, _parameter_kind(one), optional=True) for name, one in PARAMETERS.items()),
+        qmp="migrate-set-parameters",
+    ),
+    Command(
         ("print", "p"),
         "print expression value (use $reg for CPU register access)",
         information.print_value,
         (_FORMAT, Argument("expr", INTEGER)),
     ),
     Command((), "jobs that have not been dismissed", _jobs, qmp="query-jobs"),
+    Command((), "how migration stands", migration.query, qmp="query-migrate"),
     Command((), "machine types", information.machines, qmp="query-machines"),
     Command(("quit", "q"), "quit the emulator", _action(lambda c: c.quit(0)), show=_no_text, qmp="quit"),
     Command(
@@ -220,7 +331,7 @@ COMMANDS: tuple[Command, ...] = (
         (_JOB, _TAG, Argument("vmstate", STRING), _DEVICES),
         qmp="snapshot-save",
     ),
-    Command(("stop", "s"), "stop emulation", _action(lambda c: c.machine.stop()), show=_no_text, qmp="stop"),
+    Command(("stop", "s"), "stop emulation", _stop, show=_no_text, qmp="stop"),
     Command(
         ("system_powerdown",),
         "send system power down event",

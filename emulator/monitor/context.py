@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from emulator.core.bus import AddressMap
 from emulator.core.device import Device
 from emulator.events import Events
+from emulator.monitor.foreground import Foreground
 from emulator.monitor.jobs import Jobs
 
-if TYPE_CHECKING:  # imported when snapshots are looked at
+if TYPE_CHECKING:  # imported when they are used
+    from emulator.livemigration import LiveMigration
     from emulator.migration.snapshots import SnapshotDirectory
 
 T = TypeVar("T")
@@ -45,6 +47,10 @@ class Machine(Protocol):
     @property
     def name(self) -> str:
         """The machine type."""
+
+    @property
+    def uuid(self) -> str:
+        """Its identifier."""
 
     @property
     def status(self) -> str:
@@ -90,16 +96,21 @@ class Machine(Protocol):
     def snapshots(self) -> SnapshotDirectory:
         """Where the snapshots are."""
 
+    @property
+    def migration(self) -> LiveMigration:
+        """To another process and from one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """What commands work on; all monitors of a machine share one.
 
     `quit` ends the emulator with an exit status, from any thread, and returns at once. `chardevs` tells what the
-    character devices are: QAPI's `ChardevInfo` of each.
+    character devices are: QAPI's `ChardevInfo` of each. `user` is who waits for the command, where somebody can.
     """
 
     machine: Machine
     quit: Callable[[int], None]
     chardevs: Callable[[], list[dict[str, Any]]] = list
     jobs: Jobs = field(default_factory=Jobs)
+    user: Foreground | None = None

@@ -8,15 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from emulator.core.errors import EmulatorError, MonitorError
 from emulator.cpu.env import F_NAMES, X_NAMES
-from emulator.monitor.arguments import FORMAT, INTEGER, STRING, TAG, WORDS, Argument, Flag
+from emulator.monitor.arguments import BOOLEAN, FORMAT, INTEGER, STRING, TAG, WORDS, Argument, Flag, OneOf, Option
 from emulator.monitor.commands import HMP_COMMANDS, Command, lookup
 from emulator.monitor.context import Context
 from emulator.monitor.dump import COUNT_LIMIT, LETTERS, SIZES, Format
 from emulator.monitor.expression import evaluate, skip_blanks
+from emulator.monitor.foreground import Foreground
 from emulator.version import VERSION
 
 PROMPT = "(qemu) "
@@ -40,8 +42,11 @@ class Hmp:
         self._letter = "x"
         self._size = 4
 
-    def execute(self, line: str) -> str:
-        """Carry out `line` and return the text to show, without a newline at its end; never raises for bad input."""
+    def execute(self, line: str, user: Foreground | None = None) -> str:
+        """Carry out `line` and return the text to show, without a newline at its end; never raises for bad input.
+
+        A command that takes long can draw for `user`, who waits for it; without one it goes on by itself.
+        """
         if len(line) > LINE_LIMIT:
             return f"line is longer than {LINE_LIMIT} characters"
         if not line.strip():
@@ -55,7 +60,7 @@ class Hmp:
         except EmulatorError as error:
             return f'{error}\nTry "help {typed}" for more information'
         try:
-            return command.show(command.run(self._context, arguments))
+            return command.show(command.run(replace(self._context, user=user), arguments))
         except MonitorError as error:
             return str(error)
         except EmulatorError as error:
@@ -74,8 +79,12 @@ class Hmp:
             subcommands = (command.names[0] for command in HMP_COMMANDS if command.names[0].startswith("info "))
             return _matching(typed, (name.removeprefix("info ") for name in subcommands))
         command = next((command for command in HMP_COMMANDS if before[0] in command.names), None)
-        if command is not None and len(before) == 1 and command.arguments and command.arguments[0].kind is TAG:
-            return _matching(typed, self._tags())
+        if command is not None and len(before) == 1 and command.arguments:
+            kind = command.arguments[0].kind
+            if kind is TAG:
+                return _matching(typed, self._tags())
+            if isinstance(kind, OneOf):
+                return _matching(typed, kind.values)
         start, dollar, register = typed.rpartition("$")
         if dollar:
             return [start + dollar + name for name in _matching(register, _REGISTERS)]
@@ -101,10 +110,14 @@ class Hmp:
             return " ".join(line[position:].split()), len(line)
         if isinstance(kind, Flag):
             return _parse_flag(command, kind, line, position)
+        if isinstance(kind, Option):
+            return _parse_option(kind, line, position)
         if argument.optional and position == len(line):
             return None, position
-        if kind in (STRING, TAG):
+        if kind in (STRING, TAG) or isinstance(kind, OneOf):
             return _parse_string(line, position)
+        if kind is BOOLEAN:
+            return _parse_switch(line, position)
         assert kind is INTEGER, f"no command line has a {kind}"
         return evaluate(line, position, self._read_register)
 
@@ -151,10 +164,31 @@ def _parse_flag(command: Command, flag: Flag, line: str, position: int) -> tuple
     if line[position : position + 1] != "-":
         return False, position
     letter = line[position + 1 : position + 2]
+    if any(
+        f"--{argument.kind.word}" == _WORD.findall(line, position)[0]
+        for argument in command.arguments
+        if isinstance(argument.kind, Option)
+    ):
+        return False, position
     letters = {argument.kind.letter for argument in command.arguments if isinstance(argument.kind, Flag)}
     if letter not in letters or line[position + 2 : position + 3].strip():
         raise MonitorError(f"{_last_name(command)}: unsupported option {_WORD.findall(line, position)[0]}")
     return (True, position + 2) if letter == flag.letter else (False, position)
+
+
+def _parse_option(option: Option, line: str, position: int) -> tuple[str | None, int]:
+    """What stands behind `--word`; None if that does not stand here."""
+    word = _WORD.match(line, position)
+    if word is None or word[0] != f"--{option.word}":
+        return None, position
+    return _parse_string(line, skip_blanks(line, word.end()))
+
+
+def _parse_switch(line: str, position: int) -> tuple[bool, int]:
+    word = _WORD.match(line, position)
+    if word is None or word[0] not in ("on", "off"):
+        raise MonitorError("Expected 'on' or 'off'")
+    return word[0] == "on", word.end()
 
 
 def _parse_string(line: str, position: int) -> tuple[str, int]:

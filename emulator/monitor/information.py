@@ -161,9 +161,9 @@ def name(_context: Context, _arguments: Arguments) -> dict[str, Any]:
     return {}
 
 
-def uuid(_context: Context, _arguments: Arguments) -> dict[str, Any]:
-    """QAPI's `UuidInfo`: machines have none, which is all zeros."""
-    return {"UUID": "00000000-0000-0000-0000-000000000000"}
+def uuid(context: Context, _arguments: Arguments) -> dict[str, Any]:
+    """QAPI's `UuidInfo`: all zeros if the machine has been given none."""
+    return {"UUID": context.machine.uuid}
 
 
 def kvm(_context: Context, _arguments: Arguments) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Messages need no line ends between them, so braces and brackets are counted. What a client gets for malformed input is
 what QEMU would say. As in QEMU, strings may stand in single quotes, and after a mistake reading goes on at the next
 character that has a meaning of its own; a byte 0xff, or a control character, always ends what has been left unfinished.
-Sizes and nesting are limited far below QEMU's limits: no command needs as much.
+Sizes and nesting are limited far below QEMU's limits, as no command needs as much; of a message beyond them the rest is
+passed over, and costs no memory.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ NESTING_LIMIT = 100
 WORD_LIMIT = 1 << 9
 """Bytes of a number or keyword."""
 
+_TOO_LARGE = "JSON token size limit exceeded"
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 _WORD = re.compile(rb"[a-zA-Z0-9_.+-]+")
 _STRINGS = {
@@ -54,6 +56,7 @@ class JsonReader:
         """What of the message has arrived in whole tokens."""
         self._size = 0
         self._depth = 0
+        self._too_large = False
         self._scanned = 0
         """How much of the buffer is known to belong to an unfinished string."""
 
@@ -72,22 +75,25 @@ class JsonReader:
             try:
                 end = self._token_end(start)
                 if end is None:
-                    self._check_size(len(buffer) - start)
+                    if len(buffer) - start > SIZE_LIMIT:
+                        start, self._lost = len(buffer), True
+                        self._forget()
+                        raise JsonError(_TOO_LARGE)
                     break
                 token = bytes(buffer[start:end])
                 start = end
-                if self._take(token):
-                    yield _Parser(self._tokens).value()
+                self._take(token)
+                if self._depth <= 0:
+                    tokens = self._tokens
                     self._forget()
+                    if tokens:
+                        yield _Parser(tokens).value()
             except _StrayError as stray:
                 text = buffer[start : min(stray.end, start + WORD_LIMIT)].decode(errors="replace")
                 start, self._lost = stray.end, True
                 self._forget()
                 yield JsonError(f"JSON parse error, stray '{text}'")
             except JsonError as error:
-                self._lost = end is None
-                start = start if end is not None else len(buffer)
-                self._forget()
                 yield error
         del buffer[:start]
 
@@ -105,7 +111,7 @@ class JsonReader:
             if end == len(buffer) or buffer[end:] == b"\\":
                 self._scanned = end - start  # nothing stands before the token once this call of feed is over
                 return None
-            raise _StrayError(end + 1)
+            raise _StrayError(end + 2 if buffer[end : end + 1] == b"\\" else end + 1)
         word = _WORD.match(buffer, start)
         if word is None:
             raise _StrayError(start + 1)
@@ -117,25 +123,28 @@ class JsonReader:
             raise _StrayError(word.end())
         return word.end()
 
-    def _take(self, token: bytes) -> bool:
-        """Keep `token`; whether it completes a message."""
-        self._check_size(len(token))
-        if len(self._tokens) == TOKEN_LIMIT:
-            raise JsonError("JSON token count limit exceeded")
+    def _take(self, token: bytes) -> None:
+        """Keep `token`, unless it belongs to a message beyond the limits; raises JsonError when it gets there."""
         self._depth += (token in (b"{", b"[")) - (token in (b"}", b"]"))
-        if self._depth > NESTING_LIMIT:
-            raise JsonError("JSON nesting depth limit exceeded")
+        if self._too_large:
+            return
         self._tokens.append(token)
         self._size += len(token)
-        return self._depth <= 0
-
-    def _check_size(self, more: int) -> None:
-        if self._size + more > SIZE_LIMIT:
-            raise JsonError("JSON token size limit exceeded")
+        for beyond, what in (
+            (self._size > SIZE_LIMIT, _TOO_LARGE),
+            (len(self._tokens) > TOKEN_LIMIT, "JSON token count limit exceeded"),
+            (self._depth > NESTING_LIMIT, "JSON nesting depth limit exceeded"),
+        ):
+            if beyond:
+                depth = max(self._depth, 0)
+                self._forget()
+                self._depth, self._too_large = depth, depth > 0
+                raise JsonError(what)
 
     def _forget(self) -> None:
         self._tokens = []
         self._size = self._depth = self._scanned = 0
+        self._too_large = False
 
 
 class _StrayError(Exception):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from emulator.core.charport import CharPort
+from emulator.monitor.foreground import Foreground
 from emulator.monitor.hmp import GREETING, LINE_LIMIT, PROMPT, Hmp
 from emulator.monitor.peers import PeerSession
 
@@ -47,6 +48,11 @@ class Session(PeerSession):
         self._terminal_size = terminal_size
         self._newline = "\n" if style is Style.PIPE else "\r\n"
         self._editor: LineEditor | None = None
+        self._user = Foreground()
+
+    def interrupt(self) -> bool:
+        """Ctrl-C has been typed where it is a signal; whether a command has taken it."""
+        return self._user.interrupt()
 
     def hide(self) -> None:
         """The monitor goes out of view: leave the terminal on a fresh line."""
@@ -61,6 +67,8 @@ class Session(PeerSession):
             self._write(PROMPT)
 
     def _interrupt(self) -> None:
+        if self._closing:
+            self._user.end()
         if self._editor is not None:
             self._editor.close()
 
@@ -92,13 +100,13 @@ class Session(PeerSession):
         if self._style is Style.PIPE:
             # Nobody typed where the answers go: without the command, they would be hard to tell apart.
             self._write(line + "\n")
-        text = self._hmp.execute(line)
+        text = self._hmp.execute(line, self._user)
         self._write((text + "\n" if text else "") + ("" if self._closing else PROMPT))
 
     def _edit(self, peer: int, typed: bytes) -> None:
         from emulator.monitor.terminal import LineEditor
 
-        editor = LineEditor(self._hmp, self._port, typed, self._terminal_size)
+        editor = LineEditor(self._hmp, self._port, typed, self._terminal_size, self._user)
         with self._lock:
             self._editor = editor
             if self._closing or self._left >= peer:

@@ -24,17 +24,27 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from emulator.core.charport import INPUT_LIMIT, CharPort
+from emulator.monitor.foreground import Foreground
 from emulator.monitor.hmp import PROMPT, Hmp
 
 
 class LineEditor:
     """Prompts for commands and runs them; `run` belongs to the monitor's thread, `redraw` and `close` to any."""
 
-    def __init__(self, hmp: Hmp, port: CharPort, typed: bytes, terminal_size: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        hmp: Hmp,
+        port: CharPort,
+        typed: bytes,
+        terminal_size: Callable[[], tuple[int, int]],
+        user: Foreground,
+    ) -> None:
         self._hmp = hmp
         self._port = port
         self._closing = False
         self._input = _PortInput(port, typed)
+        self._user = user
+        self._terminal_size = terminal_size
         self._loop = asyncio.new_event_loop()
         self._prompt: PromptSession[str] = PromptSession(
             # The renderer drops a trailing space without a style, and scripts wait for the whole prompt; the colour
@@ -52,9 +62,11 @@ class LineEditor:
 
     def run(self) -> None:
         """Prompt and execute until `close`."""
+        self._user.attach(self)
         try:
             self._loop.run_until_complete(self._converse())
         finally:
+            self._user.attach(None)
             self._loop.close()
 
     def redraw(self) -> None:
@@ -73,8 +85,20 @@ class LineEditor:
                 line = await self._prompt.prompt_async(handle_sigint=False, set_exception_handler=False)
             except (KeyboardInterrupt, EOFError):
                 continue  # Ctrl-C and Ctrl-D drop the line, as there is nothing that they should end
-            if text := self._hmp.execute(line.strip()):
+            if text := self._hmp.execute(line.strip(), self._user):
                 self._port.send((text + "\n").replace("\n", "\r\n").encode())
+
+    def write(self, text: str) -> None:
+        """See `foreground.Terminal`."""
+        self._port.send(text.encode())
+
+    def columns(self) -> int:
+        """See `foreground.Terminal`."""
+        return self._terminal_size()[0]
+
+    def take_ctrl_c(self) -> bool:
+        """See `foreground.Terminal`; what was typed before it is forgotten."""
+        return self._input.take_ctrl_c()
 
     def _post(self, function: Callable[[], None]) -> None:
         _call_soon(self._loop, function)
@@ -153,6 +177,14 @@ class _PortInput(Input):
         if self._typed:
             self._read_again()
         return self._take_keys()
+
+    def take_ctrl_c(self) -> bool:
+        """Whether Ctrl-C has been typed while no prompt reads keys."""
+        self._typed += self._port.receive(INPUT_LIMIT)
+        _forgotten, ctrl_c, rest = self._typed.rpartition(b"\x03")
+        if ctrl_c:
+            self._typed = rest
+        return bool(ctrl_c)
 
     def flush_keys(self) -> list[KeyPress]:
         self._parser.flush()

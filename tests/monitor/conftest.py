@@ -13,6 +13,7 @@ from emulator.core.charport import CharPort
 from emulator.core.device import Device
 from emulator.core.memory import RamBlock
 from emulator.cpu.env import F_NAMES, X_NAMES
+from emulator.events import Events
 from emulator.monitor.context import Context
 from emulator.monitor.hmp import Hmp
 
@@ -77,10 +78,14 @@ class FakeCpu:
 
 
 class FakeMachine:
-    """Records what it is told; `call` runs the function at once."""
+    """Records what it is told; `call` and `post` run the function at once."""
+
+    name = "virt"
 
     def __init__(self) -> None:
+        self.events = Events()
         self.status = "prelaunch"
+        self.uuid = "00000000-0000-0000-0000-000000000000"
         self.board = FakeBoard()
         self.cpu = FakeCpu(self.board.bus)
         self.told: list[str] = []
@@ -88,11 +93,16 @@ class FakeMachine:
     def call(self, function: Callable[[], Any], /) -> Any:
         return function()
 
+    def post(self, function: Callable[[], None], /) -> None:
+        function()
+
     def cont(self) -> None:
         self.status = "running"
+        self.events.emit("RESUME")
 
     def stop(self) -> None:
         self.status = "paused"
+        self.events.emit("STOP")
 
     def reset(self) -> None:
         self.told.append("reset")

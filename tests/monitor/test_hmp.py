@@ -251,7 +251,7 @@ def test_help_lists_every_command(hmp: Hmp) -> None:
     [
         ("sy", ["system_powerdown", "system_reset"]),
         ("x", ["x", "xp"]),
-        ("info m", ["mtree"]),
+        ("info mt", ["mtree"]),
         ("info st", ["status"]),
         ("sa", ["savevm"]),
         ("help sto", ["stop"]),

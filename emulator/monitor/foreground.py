@@ -1,0 +1,78 @@
+"""A command that takes long and the user who waits for it: a line that is drawn again and again, and Ctrl-C."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+INTERVAL_SECONDS = 0.1
+"""How often a command looks at its user, and draws."""
+
+
+class Terminal(Protocol):
+    """What a line editor offers while it does not read."""
+
+    def write(self, text: str) -> None:
+        """Show `text` as it is."""
+
+    def columns(self) -> int:
+        """How wide it is."""
+
+    def take_ctrl_c(self) -> bool:
+        """Whether Ctrl-C has been typed, once."""
+
+
+class Foreground:
+    """One monitor's user, seen from a command; `interrupt` and `end` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._watching = False
+        self._interrupted = threading.Event()
+        self._ended = False
+        self._drawn = False
+        self._terminal: Terminal | None = None
+
+    def attach(self, terminal: Terminal | None) -> None:
+        """Draw on `terminal`, and hear Ctrl-C from it; without one, nobody could see one line take another's place."""
+        self._terminal = terminal
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the block runs, Ctrl-C is the command's."""
+        self._interrupted.clear()
+        self._watching = True
+        try:
+            yield
+        finally:
+            self._watching = False
+            if self._drawn and self._terminal is not None:
+                self._terminal.write("\r\n")
+            self._drawn = False
+
+    def draw(self, line: str) -> None:
+        """Show `line` in place of the one before, cut to what fits."""
+        if self._terminal is not None:
+            self._terminal.write("\r\x1b[K" + line[: max(self._terminal.columns() - 1, 0)])
+            self._drawn = True
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the user has typed Ctrl-C since the command began to watch."""
+        return self._interrupted.is_set() or (self._terminal is not None and self._terminal.take_ctrl_c())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the monitor ends, and nobody waits any more."""
+        return self._ended
+
+    def interrupt(self) -> bool:
+        """Let the command know of a Ctrl-C; False if none watches for it."""
+        if self._watching:
+            self._interrupted.set()
+        return self._watching
+
+    def end(self) -> None:
+        """The monitor ends."""
+        self._ended = True
