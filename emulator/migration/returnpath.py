@@ -9,7 +9,8 @@ Between two mini-qemus the destination waits for one more word. The source pings
 knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
 the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
 guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
-back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Its last word is what was typed at the guest and has not reached it.
+back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Its last word is what was
+typed at the guest and has not reached it.
 """
 
 from __future__ import annotations
