@@ -1,0 +1,436 @@
+"""Live migration between two processes, by the names of QEMU's own tests (its tests/qtest/migration-test.c)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import authority
+from processes import TOY, Emulator, QmpError, wait_until
+
+Start = Callable[..., Emulator]
+
+TICKS_A_SECOND = 10_000_000
+MIB = 1 << 20
+LOOPBACK = "tcp:127.0.0.1:0"
+UUIDS = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+
+
+def make_busy(source: Emulator) -> bytes:
+    """Have the guest count and write; the sum of its code."""
+    crc = source.ask("crc", rb"crc32 of [^\r]*")[0]
+    source.ask("dirty 50", rb"0 errors\r\n")
+    source.ask("count", rb"count 1\r")
+    return crc
+
+
+def check_guest(emulator: Emulator, crc: bytes) -> None:
+    """The guest runs, its memory is what it was, and its clock goes right."""
+    assert emulator.ask("crc", rb"crc32 of [^\r]*")[0] == crc
+    assert emulator.ask("dirty check", rb"checked, (\d+) errors")[1] == b"0"
+    assert emulator.ask("dirty", rb"passes, (\d+) errors")[1] == b"0"
+    begin, before = uptime(emulator), time.monotonic()
+    time.sleep(0.5)
+    ticks, seconds = uptime(emulator) - begin, time.monotonic() - before
+    assert ticks / TICKS_A_SECOND == pytest.approx(seconds, abs=0.2)
+
+
+def uptime(emulator: Emulator) -> int:
+    return int(emulator.ask("uptime", rb"mtime (\d+)")[1])
+
+
+def check_counting(source: Emulator, destination: Emulator) -> None:
+    """The guest counts on at the destination, without repeat or gap."""
+    last = int(re.findall(rb"count (\d+)\r", source.serial.data)[-1])
+    destination.serial.wait_for(rb"count %d\r" % (last + 2))
+    numbers = re.findall(rb"\bcount (\d+)\r", source.serial.data + destination.serial.data)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
+
+
+def check_moved(source: Emulator, destination: Emulator, crc: bytes) -> None:
+    """The guest is at the destination, and only there."""
+    destination.wait_for_status("completed")
+    assert (source.run_state, destination.run_state) == ("postmigrate", "running")
+    check_guest(destination, crc)
+    check_counting(source, destination)
+
+
+def check_kept(source: Emulator) -> None:
+    """The guest has stayed at the source, and is well."""
+    assert source.run_state == "running"
+    source.ask("dirty 50", rb"0 errors\r\n")
+    check_guest(source, source.ask("crc", rb"crc32 of [^\r]*")[0])
+
+
+def slow_down(source: Emulator) -> None:
+    """Let the guest write much faster than its memory is sent."""
+    source.ask("dirty 200", rb"0 errors\r\n")
+    source.parameters(max_bandwidth=4 * MIB, downtime_limit=10)
+
+
+# Transports
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+def test_precopy_plain(source: Emulator, destination: Emulator, tmp_path: Path, transport: str) -> None:
+    uri = destination.listen(LOOPBACK if transport == "tcp" else f"unix:{tmp_path / 'migration'}")
+    crc = make_busy(source)
+    assert source.migrate(uri) == "completed"
+    check_moved(source, destination, crc)
+    figures = source.execute("query-migrate")
+    assert figures["ram"]["dirty-sync-count"] >= 2
+    assert figures["downtime"] < 1000
+    assert not (tmp_path / "migration").exists()
+
+
+def test_migrate_fd_proto(mini_qemu: Start) -> None:
+    ends = socket.socketpair()
+    numbers = [end.fileno() for end in ends]
+    source = mini_qemu("-kernel", str(TOY), pass_fds=numbers[:1])
+    destination = mini_qemu("-incoming", f"fd:{numbers[1]}", pass_fds=numbers[1:])
+    for end in ends:
+        end.close()
+    source.serial.wait_for(rb"toy> $")
+    crc = make_busy(source)
+    assert source.migrate(f"fd:{numbers[0]}") == "completed"
+    check_moved(source, destination, crc)
+
+
+def test_precopy_exec(source: Emulator, destination: Emulator, tmp_path: Path) -> None:
+    pipe = shlex.quote(str(tmp_path / "pipe"))
+    os.mkfifo(tmp_path / "pipe")
+    destination.listen(f"exec:cat {pipe}")
+    crc = make_busy(source)
+    assert source.migrate(f"exec:cat > {pipe}") == "completed"
+    check_moved(source, destination, crc)
+
+
+@pytest.mark.parametrize("offset", ["", ",offset=0x1000"])
+def test_precopy_file(source: Emulator, destination: Emulator, tmp_path: Path, offset: str) -> None:
+    path = tmp_path / "stream"
+    path.write_bytes(bytes(0x2000))
+    crc = make_busy(source)
+    assert source.migrate(f"file:{path}{offset}") == "completed"
+    assert source.run_state == "postmigrate"
+    data = path.read_bytes()
+    assert data.startswith(bytes(0x1000) + b"QEVM" if offset else b"QEVM")
+    destination.listen(f"file:{path}{offset}")
+    check_moved(source, destination, crc)
+
+
+def test_migration_baddest(source: Emulator, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        uri = f"tcp:127.0.0.1:{taken.getsockname()[1]}"
+        assert source.migrate(uri) == "failed"
+        assert source.migration_error == f"cannot connect to {uri}: Connection refused"
+    for uri in (f"unix:{tmp_path / 'nobody'}", f"file:{tmp_path / 'no' / 'directory'}"):
+        assert source.migrate(uri) == "failed"
+        assert "No such file or directory" in source.migration_error
+    assert source.migrate("exec:exit 3") == "failed"
+    check_kept(source)
+
+
+# What is typed
+
+
+def test_what_is_typed_during_a_migration_arrives_once(source: Emulator, destination: Emulator) -> None:
+    """One byte a millisecond, at the source until it stops, and at the destination from when it has the guest."""
+    text = iter("".join(f"echo {number:04}\r" for number in range(10_000)))
+    uri = destination.listen(LOOPBACK)
+    source.ask("dirty 50", rb"0 errors\r\n")
+    source.parameters(max_bandwidth=32 * MIB, downtime_limit=20)
+    source.execute("migrate", uri=uri)
+    source.wait_for_status("active")
+    source.parameters(downtime_limit=300)
+    typed = 0
+    while True:
+        source.type(next(text))
+        typed += 1
+        if source.has_message(0.001) and source.next_event()["event"] == "STOP":
+            break
+    assert source.wait_until_ended() == "completed"
+    destination.wait_for_status("completed")
+    for _ in range(200):
+        destination.type(next(text))
+        time.sleep(0.001)
+    while (character := next(text)) != "\r":
+        destination.type(character)
+    destination.type("\rversion\r")
+    destination.serial.wait_for(rb"\r\ntoy guest")
+    said = source.serial.data + destination.serial.data
+    assert [int(number) for number in re.findall(rb"\r\n(\d{4})\r\n", said)] == list(range((typed + 200) // 10 + 1))
+    assert said.count(b"such command") == 0
+
+
+def test_what_is_typed_while_the_guest_stands_still_arrives_once(source: Emulator, destination: Emulator) -> None:
+    uri = destination.listen(LOOPBACK)
+    source.capabilities(pause_before_switchover=True)
+    source.execute("migrate", uri=uri)
+    source.wait_for_status("pre-switchover")
+    for number in range(100):
+        source.type(f"echo {number:04}\r")
+    source.execute("query-status")
+    source.execute("migrate-continue", state="pre-switchover")
+    assert source.wait_until_ended() == "completed"
+    destination.serial.wait_for(rb"\r\n0099\r\n")
+    assert [int(number) for number in re.findall(rb"\r\n(\d{4})\r\n", destination.serial.data)] == list(range(100))
+    assert b"echo" not in source.serial.data
+
+
+# Convergence
+
+
+def test_precopy_unix_xbzrle(source: Emulator, destination: Emulator, tmp_path: Path) -> None:
+    crc = make_busy(source)
+    source.capabilities(xbzrle=True)
+    source.parameters(xbzrle_cache_size=32 * MIB, max_bandwidth=16 * MIB, downtime_limit=1)
+    source.execute("migrate", uri=destination.listen(f"unix:{tmp_path / 'migration'}"))
+    wait_until(lambda: source.execute("query-migrate").get("xbzrle-cache", {}).get("pages", 0) > 1000)
+    source.parameters(max_bandwidth=0, downtime_limit=300)
+    assert source.wait_until_ended() == "completed"
+    assert source.execute("query-migrate")["xbzrle-cache"]["bytes"] > 0
+    check_moved(source, destination, crc)
+
+
+def test_migrate_auto_converge(source: Emulator, destination: Emulator) -> None:
+    source.capabilities(auto_converge=True)
+    source.parameters(cpu_throttle_initial=40, cpu_throttle_increment=30, max_cpu_throttle=95)
+    source.ask("dirty 100", rb"0 errors\r\n")
+    source.parameters(max_bandwidth=24 * MIB, downtime_limit=40)
+    source.execute("migrate", uri=destination.listen(LOOPBACK))
+    wait_until(lambda: source.execute("query-migrate").get("cpu-throttle-percentage", 0) >= 40)
+    source.parameters(downtime_limit=1000)
+    assert source.wait_until_ended() == "completed"
+    assert 40 <= source.execute("query-migrate")["cpu-throttle-percentage"] <= 95
+    destination.wait_for_status("completed")
+    assert destination.ask("dirty", rb"passes, (\d+) errors")[1] == b"0"
+
+
+def test_precopy_return_path(source: Emulator, destination: Emulator) -> None:
+    """The capability is there for scripts; with or without, the source waits for the destination's word."""
+    source.capabilities(return_path=True)
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+    assert destination.run_state == "running"
+    assert "way back" not in source.execute("human-monitor-command", command_line="info migrate")
+
+
+def test_pause_before_switchover(source: Emulator, destination: Emulator) -> None:
+    crc = make_busy(source)
+    source.capabilities(pause_before_switchover=True)
+    with pytest.raises(QmpError, match="not in expected state: none"):
+        source.execute("migrate-continue", state="pre-switchover")
+    source.execute("migrate", uri=destination.listen(LOOPBACK))
+    source.wait_for_status("pre-switchover")
+    assert (source.run_state, destination.run_state) == ("finish-migrate", "inmigrate")
+    source.execute("migrate-continue", state="pre-switchover")
+    source.wait_for_status("device")
+    assert source.wait_until_ended() == "completed"
+    check_moved(source, destination, crc)
+
+
+# Cancel
+
+
+def migrates_after(source: Emulator, destination: Emulator, uri: str) -> None:
+    """The migration that was cancelled can be begun anew, and works."""
+    destination.wait_for_status("failed")
+    check_kept(source)
+    source.parameters(max_bandwidth=0, downtime_limit=300)
+    source.capabilities(pause_before_switchover=False)
+    assert destination.listen(uri) == uri  # the port is free again
+    assert source.migrate(uri) == "completed"
+    destination.wait_for_status("completed")
+    assert destination.ask("dirty check", rb"checked, (\d+) errors")[1] == b"0"
+
+
+def test_cancel_src_after_setup(source: Emulator) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connects, and never answers
+        source.execute("migrate", uri=f"tcp:127.0.0.1:{silent.getsockname()[1]}")
+        source.wait_for_status("setup")
+        assert source.execute("query-migrate")["status"] == "setup"
+        source.execute("migrate_cancel")
+        assert source.wait_until_ended() == "cancelled"
+    check_kept(source)
+
+
+def test_cancel_src_after_active(source: Emulator, destination: Emulator) -> None:
+    slow_down(source)
+    uri = destination.listen(LOOPBACK)
+    source.execute("migrate", uri=uri)
+    source.wait_for_status("active")
+    source.wait_for_event("MIGRATION_PASS")
+    source.execute("migrate_cancel")
+    assert source.wait_until_ended() == "cancelled"
+    migrates_after(source, destination, uri)
+
+
+def test_cancel_src_pre_switchover(source: Emulator, destination: Emulator) -> None:
+    source.capabilities(pause_before_switchover=True)
+    uri = destination.listen(LOOPBACK)
+    source.execute("migrate", uri=uri)
+    source.wait_for_status("pre-switchover")
+    source.execute("migrate_cancel")
+    assert source.wait_until_ended() == "cancelled"
+    migrates_after(source, destination, uri)
+
+
+def test_cancel_src_after_device(source: Emulator, destination: Emulator) -> None:
+    """The destination has much to read still, and is not quick: it stands still."""
+    source.capabilities(pause_before_switchover=True)
+    uri = destination.listen(LOOPBACK)
+    source.execute("migrate", uri=uri)
+    source.wait_for_status("pre-switchover")
+    with destination.stopped():
+        source.execute("migrate-continue", state="pre-switchover")
+        source.wait_for_status("device")
+        source.execute("migrate_cancel")
+        assert source.wait_until_ended() == "cancelled"
+    migrates_after(source, destination, uri)
+
+
+def test_cancel_after_the_end_changes_nothing(source: Emulator, destination: Emulator) -> None:
+    source.execute("migrate_cancel")
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+    source.execute("migrate_cancel")
+    assert source.execute("query-migrate")["status"] == "completed"
+    assert (source.run_state, destination.run_state) == ("postmigrate", "running")
+
+
+# TLS
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """Certificates for both sides."""
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    authority().write(folder)
+    for side in ("server", "client"):
+        authority().issue(folder, side)
+    return folder
+
+
+def other(certificates: Path) -> Path:
+    """The same for one side, to be changed."""
+    return Path(shutil.copytree(certificates, certificates.with_name("other")))
+
+
+def refused_by_tls(source: Emulator, destination: Emulator, folder: Path, uri: str, why: str) -> None:
+    """The migration fails with TLS, the guest is still there, and the destination takes one that may come."""
+    source.parameters(tls_creds=str(folder))
+    assert source.migrate(uri) == "failed"
+    assert re.search(why, source.migration_error)
+    assert (source.run_state, destination.run_state) == ("running", "inmigrate")
+    source.parameters(tls_creds=str(folder.with_name("pki")), tls_hostname="")
+    assert source.migrate(uri) == "completed"
+
+
+def test_precopy_tls_x509_default_host(source: Emulator, destination: Emulator, certificates: Path) -> None:
+    crc = make_busy(source)
+    for side in (source, destination):
+        side.parameters(tls_creds=str(certificates))
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+    check_moved(source, destination, crc)
+
+
+def test_precopy_unix_tls_x509_override_host(source: Emulator, destination: Emulator, certificates: Path) -> None:
+    authority().issue(certificates, "server", host="far.example")
+    destination.parameters(tls_creds=str(certificates))
+    source.parameters(tls_creds=str(certificates), tls_hostname="far.example")
+    uri = destination.listen(f"unix:{certificates.with_name('migration')}")
+    assert source.migrate(uri) == "completed"
+    assert destination.run_state == "running"
+
+
+def test_precopy_tls_x509_mismatch_host(source: Emulator, destination: Emulator, certificates: Path) -> None:
+    destination.parameters(tls_creds=str(certificates))
+    source.parameters(tls_hostname="far.example")
+    uri = destination.listen(LOOPBACK)
+    refused_by_tls(source, destination, certificates, uri, "far.example|[Hh]ostname mismatch")
+
+
+def test_precopy_tls_x509_hostile_client(source: Emulator, destination: Emulator, certificates: Path) -> None:
+    """Its certificate is signed by somebody whom the destination does not know."""
+    folder = other(certificates)
+    authority("theirs").issue(folder, "client")
+    destination.parameters(tls_creds=str(certificates))
+    refused_by_tls(source, destination, folder, destination.listen(LOOPBACK), "certificate|unknown ca|closed")
+
+
+def test_precopy_tls_x509_reject_anon_client(source: Emulator, destination: Emulator, certificates: Path) -> None:
+    folder = other(certificates)
+    for name in ("client-cert.pem", "client-key.pem"):
+        (folder / name).unlink()
+    destination.parameters(tls_creds=str(certificates))
+    refused_by_tls(source, destination, folder, destination.listen(LOOPBACK), "certificate|closed")
+
+
+def test_precopy_without_tls_is_refused_where_it_is_expected(
+    source: Emulator, destination: Emulator, certificates: Path
+) -> None:
+    destination.parameters(tls_creds=str(certificates))
+    uri = destination.listen(LOOPBACK)
+    assert source.migrate(uri) == "failed"
+    assert "closed the connection" in source.migration_error
+    source.parameters(tls_creds=str(certificates))
+    assert source.migrate(uri) == "completed"
+
+
+# Identity
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(UUIDS[0], UUIDS[0]), ("", UUIDS[1]), (UUIDS[0], "")],
+    ids=["same", "src_not_set", "dst_not_set"],
+)
+def test_validate_uuid(mini_qemu: Start, ours: str, theirs: str) -> None:
+    source = mini_qemu("-kernel", str(TOY), *(("-uuid", ours) if ours else ()))
+    destination = mini_qemu("-incoming", "defer", *(("-uuid", theirs) if theirs else ()))
+    source.capabilities(validate_uuid=True)
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+    assert destination.run_state == "running"
+
+
+def test_validate_uuid_error(mini_qemu: Start) -> None:
+    source = mini_qemu("-kernel", str(TOY), "-uuid", UUIDS[0])
+    destination = mini_qemu("-incoming", "defer", "-uuid", UUIDS[1])
+    source.capabilities(validate_uuid=True)
+    assert source.migrate(destination.listen(LOOPBACK)) == "failed"
+    for uuid in UUIDS:
+        assert uuid in source.migration_error
+    assert (source.run_state, destination.run_state) == ("running", "inmigrate")
+    source.capabilities(validate_uuid=False)
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+
+
+# The stream
+
+
+@pytest.mark.qemu
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_analyze_script(source: Emulator, analyze: Callable[..., Any], tmp_path: Path) -> None:
+    """QEMU's own script reads what a live migration writes, with pages that were sent more than once."""
+    make_busy(source)
+    source.parameters(max_bandwidth=32 * MIB, downtime_limit=1)
+    path = tmp_path / "stream"
+    source.execute("migrate", uri=f"exec:cat > {shlex.quote(str(path))}")
+    source.wait_for_event("MIGRATION_PASS")
+    source.wait_for_event("MIGRATION_PASS")
+    source.parameters(max_bandwidth=0, downtime_limit=300)
+    assert source.wait_until_ended() == "completed"
+    assert source.execute("query-migrate")["ram"]["dirty-sync-count"] >= 3
+    said = analyze(path)
+    assert said["ram (1)"]["section sizes"]["riscv_virt_board.ram"] == "0x0000000001000000"
+    names = {re.sub(r" \(\d+\)", "", name) for name in said}
+    assert {"ram", "timer", "cpu", "riscv_sifive_plic", "serial", "globalstate"} <= names
