@@ -14,7 +14,7 @@ help: ## this list
 
 venv: $(INSTALLED) ## create .venv and install everything into it
 
-demo: $(INSTALLED) ## boot the toy guest and talk to it
+demo: $(INSTALLED) ## boot a guest, save it, move it to a second process while it runs, go back
 	@$(BIN)/mini-qemu demo
 
 test: $(INSTALLED) ## run all tests that can run here; PYTEST_ARGS='-m "not slow"' for the quick ones

@@ -251,9 +251,11 @@ def delete(snapshots: str | None, machine: str, tags: tuple[str, ...]) -> int:
 
 @cli.command(context_settings={"help_option_names": ["-h", "--help"]})
 def demo() -> int:
-    """Boot a small guest, talk to it and look into it."""
+    """Boot a small guest, save it, move it to a second process while it runs, and go back."""
     from emulator.demo import run_demo
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # what has been started must be ended, whatever ends this
+        signal.signal(number, _terminate)
     return run_demo()
 
 

@@ -29,6 +29,7 @@ LAYERS = (
     (5, ("inspectiontext",)),
     (5, ("inspection",)),
     (5, ("console",)),
+    (6, ("sidebyside",)),
     (6, ("demo",)),
     (6, ("snapshotcli",)),
     (6, ("cli",)),
@@ -37,9 +38,9 @@ LAYERS = (
 """From the ground up: the layer's number, and what is in it. A file imports its own package and earlier rows only, not
 its neighbours in the row. docs/layout.md says the same in words."""
 
-NUMPY_USERS = (
-    "comparison difference dirty iovec mappedfile outgoing pagecache pagemap pages ram ramsend tls transports userfault xbzrle"
-)
+NUMPY_USERS = """
+comparison difference dirty iovec mappedfile outgoing pagecache pagemap pages ram ramsend tls transports userfault xbzrle
+"""
 LIBRARIES = {
     "capstone": {"cpu/disasm.py"},
     "click": {"cli.py"},
@@ -47,7 +48,7 @@ LIBRARIES = {
     "fdt": {"boards/devicetree.py"},
     "prompt_toolkit": {"monitor/terminal.py"},
     "numpy": {f"migration/{name}.py" for name in NUMPY_USERS.split()},
-    "rich": {"demo.py", "inspectiontext.py", "snapshotcli.py"},
+    "rich": {"demo.py", "inspectiontext.py", "sidebyside.py", "snapshotcli.py"},
     "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }
 """The only files that import each library. None imports Unicorn's binding: libunicorn.py loads its shared library."""

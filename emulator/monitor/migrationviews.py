@@ -121,7 +121,8 @@ def progress_line(progress: Progress) -> str:
     seconds = progress.elapsed()
     if status is Status.COMPLETED:
         return (
-            f"completed in {seconds:.2f} s: {show_size(figures.transferred)} in {len(figures.passes)} passes "
+            f"completed in {seconds:.2f} s: {show_size(figures.transferred)} in {len(figures.passes)} pass"
+            f"{'' if len(figures.passes) == 1 else 'es'} "
             f"and the switchover, {(figures.downtime or 0) * 1000:.1f} ms of downtime"
         )
     if status is not Status.ACTIVE or not figures.passes:
