@@ -14,7 +14,8 @@ import emulator.machine
 from emulator import Serial
 from emulator.cli import cli
 from emulator.core.log import ITEMS
-from emulator.monitor.commands import COMMANDS
+from emulator.monitor.commands import HMP_COMMANDS
+from emulator.monitor.qmp import QMP_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -98,8 +99,13 @@ def test_every_command_and_option_is_explained(command: str) -> None:
 
 def test_every_monitor_command_and_log_item_is_explained() -> None:
     page = text("docs/command-line.md")
-    assert [command.names[0] for command in COMMANDS if f"`{command.names[0]}" not in page] == []
+    assert [command.names[0] for command in HMP_COMMANDS if f"`{command.names[0]}" not in page] == []
     assert [item for item in ITEMS if f"`{item}`" not in page] == []
+
+
+def test_every_command_of_qmp_is_documented() -> None:
+    page = text("docs/qmp.md")
+    assert [name for name in QMP_COMMANDS if f"`{name}`" not in page] == []
 
 
 def test_the_layout_names_every_file() -> None:

@@ -88,3 +88,19 @@ def test_consoles_share_the_terminal_as_with_qemu(
     serial: str | None, monitor: str | None, flags: str, expected: tuple[str, str]
 ) -> None:
     assert choose_consoles(serial, monitor, **dict.fromkeys(flags.split(), True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("serial", "monitor", "expected"),
+    [
+        (None, None, ("null", "null")),
+        (None, "unix:m", ("null", "unix:m")),
+        ("file:log", None, ("file:log", "null")),
+        ("stdio", None, ("stdio", "null")),
+    ],
+)
+def test_a_qmp_monitor_on_the_terminal_has_it_alone(
+    serial: str | None, monitor: str | None, expected: tuple[str, str]
+) -> None:
+    assert choose_consoles(serial, monitor, ("unix:q", "stdio"), nographic=True) == expected
+    assert choose_consoles(None, None, ("unix:q",), nographic=True) == ("mon:stdio", "null")

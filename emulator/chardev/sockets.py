@@ -70,6 +70,7 @@ class ServerChardev(StreamChardev):
         self._loop.watch(fd, 0, self._accept)
         if self._client is not None:
             self._drop(self._client)
+        self._output.clear()  # a sender may still have been busy with an answer to the last client
         self._serve(client)
 
     def _serve(self, client: socket.socket) -> None:
