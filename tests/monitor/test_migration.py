@@ -150,6 +150,21 @@ def uri_of_nobody() -> str:
     return "tcp:127.0.0.1:1"
 
 
+def test_what_is_typed_while_the_guest_stands_still_reaches_it_where_it_goes_on(
+    hmp: Hmp, source: Machine, target: Machine
+) -> None:
+    hmp.execute("migrate_set_capability pause-before-switchover on")
+    hmp.execute(f"migrate -d {listening(target)}")
+    for status in (Status.SETUP, Status.ACTIVE):
+        source.migration.progress.wait_while(status)
+    source.serial.write("echo one\r")
+    hmp.execute("migrate_continue pre-switchover")
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    target.stop()
+    target.run(until=Serial("one\r\none\r\ntoy> "), timeout=PATIENCE_SECONDS)
+    assert target.serial.output.startswith(b"echo one\r\n")
+
+
 def test_cancel_before_the_switchover_lets_the_guest_go_on(hmp: Hmp, source: Machine, target: Machine) -> None:
     hmp.execute("migrate_set_capability pause-before-switchover on")
     hmp.execute(f"migrate -d {listening(target)}")
