@@ -103,6 +103,8 @@ class Outgoing:
         self._reason = ""
         self._frozen_at = 0.0
         self._handed_over = False
+        self._deciding = threading.Lock()
+        """Held while it is decided whether the guest is given up or the migration cancelled: never both."""
 
     def run(self) -> None:
         """Carry out the migration, and leave the guest on exactly one side."""
@@ -122,10 +124,12 @@ class Outgoing:
 
     def cancel(self) -> None:
         """Give up, from any thread, unless the guest belongs to the other side already; returns at once."""
-        if self._progress.change(Status.CANCELLING):
+        with self._deciding:
+            if self._handed_over or not self._progress.change(Status.CANCELLING):
+                return
             self._cancelled.set()
-            if self._channel is not None:
-                self._channel.shutdown()
+        if self._channel is not None:
+            self._channel.shutdown()
 
     def go_on(self) -> bool:
         """Leave `pre-switchover`; False if the migration does not wait there."""
@@ -274,8 +278,11 @@ class Outgoing:
                 channel.close()
         finally:
             self._watchdog.cancel()
+        with self._deciding:
+            if self._cancelled.is_set():
+                raise MigrationError("cancelled")
+            self._handed_over = True
         # The destination has everything: from here on the guest is not ours, whatever happens.
-        self._handed_over = True
         self._guest.give_up()
         if self._peer_waits:
             self._say_go()

@@ -40,10 +40,13 @@ class Outlet(Protocol):
 
 
 class RamSender:
-    """Sends pages of one migration; `limit()` is the rate in bytes a second, 0 for none, `rest` sleeps so long."""
+    """Sends pages of one migration; `limit()` is the rate in bytes a second, 0 for none.
+
+    `rest` sleeps so many seconds, or tells by True that the migration has been cancelled.
+    """
 
     def __init__(
-        self, outlet: Outlet, figures: Figures, *, limit: Callable[[], int], rest: Callable[[float], object]
+        self, outlet: Outlet, figures: Figures, *, limit: Callable[[], int], rest: Callable[[float], bool]
     ) -> None:
         self._outlet = outlet
         self._figures = figures
@@ -160,7 +163,8 @@ class RamSender:
             return
         self._due = max(self._due, now - PAUSE_SECONDS) + sent / limit
         while (ahead := self._due - time.monotonic()) > 0:
-            self._rest(min(ahead, PAUSE_SECONDS))
+            if self._rest(min(ahead, PAUSE_SECONDS)):
+                return  # cancelled
 
 
 def _headers(addresses: NDArray[np.uint64], flags: int) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulator import Machine, Serial
+from emulator.migration.outgoing import Outgoing
 from emulator.migration.status import Status
 from emulator.runstate import RunState
 
@@ -152,6 +153,20 @@ def test_a_guest_moves_back_and_forth(pair: Pair) -> None:
     for _ in range(20):
         assert not pair.move().was_cut
         assert pair.ask() == pair.crc
+
+
+def test_cancelling_comes_too_late_once_the_guest_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    say_go = Outgoing._say_go
+
+    def cancel_first(outgoing: Outgoing) -> None:
+        outgoing.cancel()
+        say_go(outgoing)
+
+    monkeypatch.setattr(Outgoing, "_say_go", cancel_first)
+    before = pair.there
+    pair.move()
+    assert pair.here is before
+    assert pair.ask() == pair.crc
 
 
 @pytest.mark.slow
