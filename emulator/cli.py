@@ -389,6 +389,8 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names may have letters that a terminal has not
     try:
         status = cli.main(prog_name="mini-qemu", standalone_mode=False)
+        if sys.stdout is not None:  # None if whoever started us closed it
+            sys.stdout.flush()  # what cannot be written shows here, not when the interpreter ends
     except click.exceptions.NoArgsIsHelpError as usage:
         usage.show()
         return 1
