@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from emulator.core.charport import INPUT_LIMIT
-from emulator.core.errors import EmulatorError
+from emulator.core.errors import ChannelError, EmulatorError
 from emulator.core.memory import StagedMemory, close_later
 from emulator.migration import blocklist
 from emulator.migration.channel import Channel, Listener
@@ -56,6 +57,8 @@ DOUBTFUL_BYTES = 512
 """An error so close to the end of what has arrived may only mean that more is on its way."""
 REDELIVERY_SECONDS = 30.0
 """How long the destination waits for the source to come back after a connection broke at the last moment."""
+WORD_SECONDS = 5.0
+"""How long whoever connects then may take to say who it is."""
 
 
 class Host(Protocol):
@@ -66,6 +69,10 @@ class Host(Protocol):
 
     def adopt(self, loaded: Loaded) -> bool:
         """Become the loaded machine, and go on waiting; whether its guest ran where it comes from."""
+
+
+class BrokenOffError(MigrationError):
+    """The stream ended before the guest was whole."""
 
 
 class _Inbox:
@@ -89,18 +96,19 @@ class _Inbox:
         self.offset = offset
 
     def more(self, error: StreamError) -> None:
-        """Wait for more to arrive; raises `error`, the reason to want more, if nothing can come any more."""
+        """Wait for more to arrive; raises `error`, the reason to want more, or a BrokenOffError if none can come."""
         if self._begin:
             left = self._end - self._begin
             self._view[:left] = bytes(self._view[self._begin : self._end])
             self._begin, self._end = 0, left
-        if self._finished or self._end == len(self._data):
+        if self._end == len(self._data):
             raise error
-        count = self._channel.read_into(self._view[self._end :])
-        self._finished = not count
-        if not count:
-            raise error
-        self._end += count
+        if not self._finished:
+            count = self._channel.read_into(self._view[self._end :])
+            self._finished = not count
+            self._end += count
+        if self._finished:
+            raise BrokenOffError(f"the stream ended too early: {error}") if isinstance(error, TruncatedError) else error
 
     def parse(self, function: Callable[[Reader], T]) -> T:
         """What `function` reads, however much has to arrive for it; it may be called several times."""
@@ -252,7 +260,7 @@ class Incoming:
             order = self._inbox.parse(self._sections.next_item)
             if not isinstance(order, Order) or order.command is not Command.PING or pinged(order) != GO:
                 raise MigrationError("the source has ended the migration in a way that is not known")
-        except (StreamError, OSError) as error:
+        except (StreamError, BrokenOffError, ChannelError) as error:
             self._wait_for_redelivery(token, error)
 
     def _wait_for_redelivery(self, token: int, error: Exception) -> None:
@@ -262,7 +270,7 @@ class Incoming:
         until = time.monotonic() + REDELIVERY_SECONDS
         while (left := until - time.monotonic()) > 0:
             channel = self._listener.accept(timeout=left)
-            word = _get_word(channel)
+            word = _get_word(channel, WORD_SECONDS)
             if word == REDELIVERY + token.to_bytes(4, "big"):
                 self._channel = channel
                 return
@@ -280,11 +288,16 @@ def _read(channel: Channel, length: int) -> bytes:
     return bytes(data[:count])
 
 
-def _get_word(channel: Channel) -> bytes:
-    """What somebody says who has connected anew: eight bytes, or fewer."""
-    with contextlib.suppress(EmulatorError, OSError):
-        return _read(channel, len(REDELIVERY) + 4)
-    return b""
+def _get_word(channel: Channel, seconds: float) -> bytes:
+    """What somebody says within so many seconds who has connected anew: eight bytes, or fewer."""
+    alarm = threading.Timer(seconds, channel.shutdown)
+    alarm.start()
+    try:
+        with contextlib.suppress(EmulatorError, OSError):
+            return _read(channel, len(REDELIVERY) + 4)
+        return b""
+    finally:
+        alarm.cancel()
 
 
 def _get_typed(channel: Channel) -> bytes | None:

@@ -105,6 +105,7 @@ class Outgoing:
         self._handed_over = False
         self._deciding = threading.Lock()
         """Held while it is decided whether the guest is given up or the migration cancelled: never both."""
+        self._watchdog: threading.Timer | None = None
 
     def run(self) -> None:
         """Carry out the migration, and leave the guest on exactly one side."""
@@ -117,6 +118,8 @@ class Outgoing:
             if not self._progress.change(Status.CANCELLED):
                 self._progress.change(Status.FAILED, self._reason or str(error) or repr(error))
         finally:
+            if self._watchdog is not None:
+                self._watchdog.cancel()
             self._guest.throttle(0)
             if self._channel is not None:
                 with contextlib.suppress(EmulatorError, OSError):
@@ -263,23 +266,24 @@ class Outgoing:
 
     def _lose_patience(self, seconds: float) -> None:
         assert self._channel is not None
-        self._reason = f"the destination has not taken the guest within {seconds:.0f} s"
+        with self._deciding:
+            if self._handed_over:
+                return
+            self._reason = f"the destination has not taken the guest within {seconds:.0f} s"
+            self._cancelled.set()
         self._channel.shutdown()
 
     # Who owns the guest
 
     def _hand_over(self) -> None:
         assert self._channel is not None
-        try:
-            if self._channel.two_way:
-                self._wait_until_loaded()
-            else:
-                channel, self._channel = self._channel, None
-                channel.close()
-        finally:
-            self._watchdog.cancel()
+        if self._channel.two_way:
+            self._wait_until_loaded()
+        else:
+            self._channel.close()
         with self._deciding:
-            if self._cancelled.is_set():
+            # A QEMU that has loaded everything runs the guest already: it is too late to take it back.
+            if self._cancelled.is_set() and (self._peer_waits or not self._channel.two_way):
                 raise MigrationError("cancelled")
             self._handed_over = True
         # The destination has everything: from here on the guest is not ours, whatever happens.

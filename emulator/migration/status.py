@@ -32,7 +32,7 @@ FOLLOWS: dict[Status, frozenset[Status]] = {
     Status.ACTIVE: frozenset((Status.PRE_SWITCHOVER, Status.COMPLETED, Status.CANCELLING, Status.FAILED)),
     Status.PRE_SWITCHOVER: frozenset((Status.DEVICE, Status.CANCELLING, Status.FAILED)),
     Status.DEVICE: frozenset((Status.COMPLETED, Status.CANCELLING, Status.FAILED)),
-    Status.CANCELLING: frozenset((Status.CANCELLED,)),
+    Status.CANCELLING: frozenset((Status.CANCELLED, Status.COMPLETED)),
     Status.COMPLETED: frozenset((Status.SETUP,)),
     Status.FAILED: frozenset((Status.SETUP,)),
     Status.CANCELLED: frozenset((Status.SETUP,)),

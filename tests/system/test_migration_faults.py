@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import random
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emulator import Machine, Serial
+from emulator.migration import incoming, outgoing
 from emulator.migration.outgoing import Outgoing
 from emulator.migration.status import Status
 from emulator.runstate import RunState
@@ -19,16 +22,22 @@ from emulator.runstate import RunState
 TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
 PATIENCE_SECONDS = 60
 
+_libc = ctypes.CDLL(None)
+
 
 class Cable:
     """A connection that can be cut: listens on `port`, and connects whoever comes with `target`.
 
     The first connection is cut when `forward` bytes have gone to the target, or `back` bytes have come from there (None
-    is never); later ones are not.
+    is never); later ones are not. With `how="reset"` both ends hear of an error then, and not just of an end; with
+    "stall" they hear nothing at all from there on.
     """
 
-    def __init__(self, target: tuple[str, int], *, forward: int | None = None, back: int | None = None) -> None:
+    def __init__(
+        self, target: tuple[str, int], *, forward: int | None = None, back: int | None = None, how: str = "end"
+    ) -> None:
         self._target = target
+        self._how = how
         self._limits: list[tuple[int | None, int | None]] = [(forward, back)]
         self.passed = [0, 0]
         """Bytes of the first connection that have gone forward and come back."""
@@ -82,8 +91,11 @@ class Cable:
                 if index is not None:
                     self.passed[index] = passed
             self.was_cut = True
-            for end in (read, write):
-                end.shutdown(socket.SHUT_RDWR)
+            for end in (read, write) if self._how != "stall" else ():
+                if self._how == "reset":
+                    _libc.connect(end.fileno(), bytes(16), 16)  # to an address of no family: dissolve the connection
+                else:
+                    end.shutdown(socket.SHUT_RDWR)
 
     def _cut(self) -> None:
         for end in self._sockets:
@@ -102,22 +114,30 @@ class Pair:
         self.crc = self.ask()
         self.here.cont()
 
-    def ask(self) -> bytes:
-        """Have the guest add up its code; the machine is running before and after."""
-        self.here.serial.write("crc\r")
+    def command(self, line: str) -> bytes:
+        """Type a line; what has been said up to the next prompt. The machine is running before and after."""
+        self.here.serial.write(f"{line}\r")
         self.here.stop()
         before = self.here.serial.sent
         self.here.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
         assert self.here.serial.sent > before
-        answer = self.here.serial.output.rpartition(b"crc32 of ")[2].partition(b"\r")[0]
+        answer = self.here.serial.output
         self.here.cont()
         return answer
 
-    def move(self, **limits: int) -> Cable:
-        """Try to move the guest over a cable that may be cut; afterwards `here` is the machine that has it."""
+    def ask(self) -> bytes:
+        """Have the guest add up its code."""
+        return self.command("crc").rpartition(b"crc32 of ")[2].partition(b"\r")[0]
+
+    def lay(self, **options: Any) -> Cable:
+        """A cable to where the guest is expected."""
         address = self.there.migration.listen("tcp:127.0.0.1:0").removeprefix("tcp:")
         host, _, port = address.rpartition(":")
-        cable = Cable((host, int(port)), **limits)
+        return Cable((host, int(port)), **options)
+
+    def move(self, **options: Any) -> Cable:
+        """Try to move the guest over a cable that may be cut; afterwards `here` is the machine that has it."""
+        cable = self.lay(**options)
         try:
             self.here.migration.migrate(f"tcp:127.0.0.1:{cable.port}")
             status = self.here.migration.wait(PATIENCE_SECONDS)
@@ -169,15 +189,65 @@ def test_cancelling_comes_too_late_once_the_guest_is_given_up(pair: Pair, monkey
     assert pair.ask() == pair.crc
 
 
+@pytest.mark.parametrize(("end", "part"), [("forward", 0), ("forward", 0.5), ("back", 0), ("back", 0.5)])
+def test_guest_goes_on_while_a_peer_stalls(pair: Pair, end: str, part: float) -> None:
+    """It accepts and never reads, stops reading in the middle, reads everything and never answers, or only in part."""
+    forward, back = pair.move().passed
+    pair.command("dirty 500")  # more than there is room for between the two
+    before = pair.ask()
+    cable = pair.lay(how="stall", **{end: int(part * {"forward": forward, "back": back}[end])})
+    pair.here.migration.migrate(f"tcp:127.0.0.1:{cable.port}")
+    assert not pair.here.migration.progress.wait_to_end(0.2)
+    assert pair.here.status is RunState.RUNNING
+    assert pair.ask() == before
+    pair.here.migration.cancel()
+    assert pair.here.migration.wait(PATIENCE_SECONDS) is Status.CANCELLED
+    cable.close()
+    assert pair.there.migration.incoming.wait_to_end(PATIENCE_SECONDS)
+    assert (pair.here.status, pair.there.status) == (RunState.RUNNING, RunState.INMIGRATE)
+    pair.move()
+    assert pair.ask() == before
+
+
+@pytest.mark.parametrize("limits", [{"forward": -1000}, {"back": 24}])
+def test_guest_is_taken_back_if_the_peer_stalls_while_it_stands_still(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    monkeypatch.setattr(outgoing, "SWITCHOVER_SECONDS", 0.2)
+    forward, _back = pair.move().passed
+    cable = pair.lay(how="stall", **{end: count % forward for end, count in limits.items()})
+    pair.here.migration.migrate(f"tcp:127.0.0.1:{cable.port}")
+    assert pair.here.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert "has not taken the guest within" in (pair.here.migration.progress.error or "")
+    assert pair.here.status is RunState.RUNNING
+    assert pair.ask() == pair.crc
+    cable.close()
+    assert pair.there.migration.incoming.wait_to_end(PATIENCE_SECONDS)
+    assert pair.there.status is RunState.INMIGRATE
+
+
+def test_guest_is_taken_back_from_a_command_that_does_not_end(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "SWITCHOVER_SECONDS", 0.2)
+    pair.here.migration.migrate("exec:cat > /dev/null; exec sleep 1000")
+    assert pair.here.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert "has not taken the guest within" in (pair.here.migration.progress.error or "")
+    assert pair.here.status is RunState.RUNNING
+    assert pair.ask() == pair.crc
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_exactly_one_side_runs_the_guest_wherever_the_connection_is_cut(pair: Pair) -> None:
+def test_exactly_one_side_runs_the_guest_wherever_the_connection_is_cut(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "REDELIVERY_SECONDS", 3)
     dice = random.Random(20)
     forward, back = pair.move().passed
-    cuts: list[dict[str, int]] = [{"back": count} for count in range(back + 1)]
+    cuts: list[dict[str, Any]] = [{"back": count} for count in range(back + 1)]
     cuts += [{"forward": count} for count in range(0, 400, 7)]
     cuts += [{"forward": forward - count} for count in range(64)]
     cuts += [{"forward": dice.randrange(forward)} for _ in range(150)]
+    cuts = [{**cut, "how": "reset" if number % 2 else "end"} for number, cut in enumerate(cuts)]
     dice.shuffle(cuts)
     moved = 0
     for cut in cuts:

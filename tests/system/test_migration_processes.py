@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import lzma
+import random
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import remote
-from processes import TOY, wait_until
+from processes import TOY, Emulator, wait_until
 from remote import Remote
 
+Start = Callable[..., Emulator]
+
 LOOPBACK = "tcp:127.0.0.1:0"
+MIB = 1 << 20
+SAMPLES = Path(__file__).parents[1] / "data/streams"
+STOPPED_SECONDS = 10
 
 
 @pytest.fixture
@@ -50,3 +61,184 @@ def test_200_migrations_in_a_row(pair: list[Remote]) -> None:
     counted = [int(number) for number in re.findall(rb"count (\d+)\r", spoken)]
     assert counted == list(range(1, len(counted) + 1))
     assert len(counted) > 5
+
+
+def is_well(emulator: Emulator) -> bool:
+    """Whether the guest that runs here finds its memory as it has left it."""
+    return emulator.ask("dirty check", rb"checked, (\d+) errors")[1] == b"0"
+
+
+def has_the_guest(emulator: Emulator) -> bool:
+    return emulator.run_state == "running" and is_well(emulator)
+
+
+def port_is_free(uri: str) -> bool:
+    """Whether somebody else can listen there now."""
+    host, _, port = uri.removeprefix("tcp:").rpartition(":")
+    with socket.create_server((host, int(port))):
+        return True
+
+
+@pytest.fixture
+def busy_source(source: Emulator) -> Emulator:
+    """A process whose guest writes to its memory all the time, and takes about a second to go."""
+    source.ask("dirty 50", rb"0 errors\r\n")
+    source.parameters(max_bandwidth=32 * MIB)
+    return source
+
+
+# One of them dies
+
+
+def test_a_destination_that_is_killed_leaves_the_guest_at_the_source(mini_qemu: Start, busy_source: Emulator) -> None:
+    dice = random.Random(4)
+    for _ in range(6):
+        destination = mini_qemu("-incoming", "defer")
+        uri = destination.listen(LOOPBACK)
+        busy_source.execute("migrate", uri=uri)
+        time.sleep(0.4 * dice.random())  # sooner than all of memory can have been sent
+        destination.process.kill()
+        assert busy_source.wait_until_ended() == "failed"
+        assert re.search("cannot write to tcp:|closed the connection", busy_source.migration_error)
+        assert has_the_guest(busy_source)
+        assert port_is_free(uri)
+
+
+@pytest.mark.parametrize("status", ["pre-switchover", "device"])
+def test_a_destination_that_is_killed_while_the_guest_stands_still(
+    busy_source: Emulator, destination: Emulator, status: str
+) -> None:
+    busy_source.parameters(max_bandwidth=0)
+    busy_source.capabilities(pause_before_switchover=True)
+    busy_source.execute("migrate", uri=destination.listen(LOOPBACK))
+    busy_source.wait_for_status("pre-switchover")
+    with destination.stopped():
+        if status == "device":
+            busy_source.execute("migrate-continue", state="pre-switchover")
+            busy_source.wait_for_status("device")
+        destination.process.kill()
+    if status == "pre-switchover":
+        busy_source.execute("migrate-continue", state="pre-switchover")
+    assert busy_source.wait_until_ended() == "failed"
+    assert has_the_guest(busy_source)
+
+
+def test_a_source_that_is_killed_leaves_a_destination_that_can_be_used(mini_qemu: Start, destination: Emulator) -> None:
+    dice = random.Random(5)
+    uri = destination.listen(LOOPBACK)
+    for _ in range(4):
+        source = mini_qemu("-kernel", str(TOY))
+        source.serial.wait_for(rb"toy> $")
+        source.parameters(max_bandwidth=8 * MIB)
+        source.ask("dirty 200", rb"0 errors\r\n")
+        source.execute("migrate", uri=uri)
+        source.wait_for_status("active")
+        time.sleep(0.4 * dice.random())
+        source.process.kill()
+        destination.wait_for_status("failed")
+        assert "ended too early" in destination.migration_error
+        assert destination.run_state == "inmigrate"
+        assert port_is_free(uri)
+        destination.listen(uri)
+
+
+def test_an_expected_guest_that_does_not_come_ends_the_process(mini_qemu: Start, busy_source: Emulator) -> None:
+    destination = mini_qemu("-incoming", LOOPBACK)
+    uri = destination.errors.wait_for(rb"waiting for a guest at (\S+)\n")[1].decode()
+    busy_source.execute("migrate", uri=uri)
+    busy_source.wait_for_status("active")
+    busy_source.execute("migrate_cancel")
+    assert destination.wait_for_exit() == 1
+    assert re.search(rb"mini-qemu: -incoming \S+: [^\n]+\n$", destination.errors.data)
+    assert port_is_free(uri)
+
+
+# One of them stands still
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_either_side_may_stand_still_for_ten_seconds(mini_qemu: Start) -> None:
+    """Four pairs at a time: each side is stopped early on and about when the guest changes sides."""
+    dice = random.Random(6)
+    pairs = []
+    for number in range(4):
+        source, destination = mini_qemu("-kernel", str(TOY)), mini_qemu("-incoming", "defer")
+        source.serial.wait_for(rb"toy> $")
+        source.ask("dirty 50", rb"0 errors\r\n")
+        source.parameters(max_bandwidth=32 * MIB, downtime_limit=500)
+        pairs.append((source, destination, destination if number % 2 else source))
+    with contextlib.ExitStack() as stack:
+        for number, (source, destination, victim) in enumerate(pairs):
+            source.execute("migrate", uri=destination.listen(LOOPBACK))
+            time.sleep(dice.random() * 0.2 if number < 2 else 0.4 + dice.random() * 0.2)
+            stack.enter_context(victim.stopped())
+        time.sleep(STOPPED_SECONDS)
+    for source, destination, _victim in pairs:
+        assert source.wait_until_ended() == "completed"
+        destination.wait_for_status("completed")
+        assert source.run_state == "postmigrate"
+        assert has_the_guest(destination)
+
+
+# What does not fit
+
+
+def sample(name: str) -> bytes:
+    return lzma.decompress((SAMPLES / f"{name}.stream.xz").read_bytes())
+
+
+def with_other_cpu_version(stream: bytes) -> bytes:
+    version = stream.index(b"\x03cpu\0\0\0\0") + 8
+    return stream[:version] + (99).to_bytes(4, "big") + stream[version + 4 :]
+
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "nothing": (lambda: b"", "begins with QEVM"),
+    "noise": (lambda: random.Random(7).randbytes(100_000), "stream"),
+    "a web browser": (lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "stream"),
+    "half a stream": (lambda: sample("virt-7.2")[:20_000], "ended too early"),
+    "another machine": (lambda: sample("virt-7.2").replace(b"virt", b"vart", 1), "machine type virt .*vart"),
+    "another cpu": (lambda: with_other_cpu_version(sample("virt-7.2")), "cpu.*version.*99"),
+    "blocks that are not here": (lambda: sample("virt-10.0"), "one of riscv_virt_board.ram, .* /rom@etc/acpi/tables"),
+    "a mapped stream": (lambda: sample("virt-10.0-mapped")[: 1 << 20], "RAM as page records"),
+}
+
+
+def test_what_does_not_fit_is_refused_and_the_next_guest_is_taken(source: Emulator, destination: Emulator) -> None:
+    uri = LOOPBACK
+    for name, (stream, error) in HOSTILE.items():
+        uri = destination.listen(uri)
+        host, _, port = uri.removeprefix("tcp:").rpartition(":")
+        with socket.create_connection((host, int(port))) as hostile:
+            with contextlib.suppress(OSError):  # it may be refused in the middle
+                hostile.sendall(stream())
+            with contextlib.suppress(OSError):
+                hostile.shutdown(socket.SHUT_WR)
+            destination.wait_for_status("failed")
+        print(f"{name}: {destination.migration_error}")
+        assert re.search(error, destination.migration_error), name
+        assert destination.run_state == "inmigrate", name
+        assert port_is_free(uri), name
+    assert source.migrate(destination.listen(uri)) == "completed"
+    assert has_the_guest(destination)
+
+
+def test_a_stream_of_qemus_that_fits_is_taken(destination: Emulator) -> None:
+    host, _, port = destination.listen(LOOPBACK).removeprefix("tcp:").rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(sample("virt-7.2"))
+    destination.wait_for_status("completed")
+    assert destination.run_state == "running"
+    destination.serial.wait_for(rb"\.\.")
+
+
+def test_another_size_of_ram_is_refused_and_both_say_so(mini_qemu: Start, busy_source: Emulator) -> None:
+    destination = mini_qemu("-incoming", LOOPBACK, "-m", "32M")
+    uri = destination.errors.wait_for(rb"waiting for a guest at (\S+)\n")[1].decode()
+    assert busy_source.migrate(uri) == "failed"
+    assert re.search("the destination refused: .*riscv_virt_board.ram", busy_source.migration_error)
+    assert destination.wait_for_exit() == 1
+    assert re.search(rb"-incoming \S+: [^\n]*riscv_virt_board.ram[^\n]*\n$", destination.errors.data)
+    assert port_is_free(uri)
+    assert has_the_guest(busy_source)
