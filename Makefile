@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+LINUX := build/linux
+LINUX_RAM ?= 256M
+LINUX_ARGS ?=
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +33,10 @@ type: $(INSTALLED) ## static types
 bench: $(INSTALLED) ## compare with qemu-system-riscv64; BENCH_ARGS=--json for a script
 	@$(BIN)/python bench/compare.py $(BENCH_ARGS)
 
+linux: $(INSTALLED) $(LINUX)/initrd ## boot Debian's Linux to a shell; LINUX_RAM=256M, LINUX_ARGS='-qmp ...'
+	@$(BIN)/mini-qemu run -m $(LINUX_RAM) -kernel $(LINUX)/vmlinuz -initrd $(LINUX)/initrd \
+		-append console=ttyS0 $(LINUX_ARGS)
+
 firmware: ## build the guests and compare them with firmware/prebuilt; needs gcc-riscv64-unknown-elf
 	@command -v riscv64-unknown-elf-gcc > /dev/null || \
 		{ echo "riscv64-unknown-elf-gcc is missing: apt install gcc-riscv64-unknown-elf" >&2; exit 1; }
@@ -42,6 +49,14 @@ clean: ## remove what these commands have made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	$(MAKE) --no-print-directory -C firmware clean
 
+# Kept until `make clean`; the kernel and BusyBox are fetched together.
+$(LINUX)/vmlinuz:
+	@echo "fetching Linux for riscv64 from Debian's archive, once" >&2
+	@$(PYTHON) linux/fetch.py $(LINUX)
+
+$(LINUX)/initrd: $(LINUX)/vmlinuz linux/initramfs.py $(wildcard linux/files/*/*)
+	@$(PYTHON) linux/initramfs.py $(LINUX)/busybox $@
+
 # Some systems ship Python without what gives a new environment its own pip: the outer pip can install from outside.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -51,5 +66,5 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint type bench firmware check clean
+.PHONY: help venv demo test lint type bench linux firmware check clean
 .NOTPARALLEL:
