@@ -1,6 +1,6 @@
 """mini-qemu beside qemu-system-riscv64: the same guests with the same options, on this machine, in turn.
 
-python bench/compare.py [--rounds N] [--starts N] [--idle SECONDS] [--snapshots N] [--json]
+python bench/compare.py [--rounds N] [--starts N] [--idle SECONDS] [--snapshots N] [--migrations N] [--json]
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import Any
 
 import idle
 import kernels
+import migration
 import snapshots
 import startup
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
-from subjects import OURS, QEMU, Subject, subjects
+from rich.table import Column, Table
+from subjects import OURS, QEMU, Subject, newer, subjects
 
 
 def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str, Any]:
     """All figures, ready for JSON."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        step = progress.add_task("kernels", total=4)
+        step = progress.add_task("kernels", total=5)
         times = kernels.compare(taking_part, options.rounds)
         progress.update(step, advance=1, description="start-up")
         starts = startup.compare(taking_part, options.starts)
@@ -34,15 +35,18 @@ def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str
         idling = idle.compare(taking_part, options.idle)
         progress.update(step, advance=1, description="snapshots")
         saving = snapshots.compare(taking_part, options.snapshots, options.ram)
+        progress.update(step, advance=1, description="migrations")
+        moving = migration.compare([*taking_part, *newer()], options.migrations, options.ram)
         progress.advance(step)
     figures: dict[str, Any] = {
-        "versions": {subject.name: _version(subject) for subject in taking_part},
+        "versions": {subject.name: _version(subject) for subject in [*taking_part, *newer()]},
         "host": {"python": platform.python_version(), "machine": platform.machine()},
         "kernels_ms": times,
         "start_ms": starts,
         "idle_cpu_percent": idling,
         "snapshots_ms": saving,
         "device_state_ms": snapshots.device_state(),
+        "migrations": moving,
     }
     if QEMU in taking_part:
         figures["compute_ratio"] = kernels.ratio(times, kernels.COMPUTE, OURS.name, QEMU.name)
@@ -51,32 +55,35 @@ def measure(taking_part: list[Subject], options: argparse.Namespace) -> dict[str
 
 def show(figures: dict[str, Any], console: Console) -> None:
     """The figures as one table, with the ratio of ours to QEMU's where there are both."""
-    table = Table()
-    table.add_column("")
-    for name in figures["versions"]:
-        table.add_column(name, justify="right")
-    if QEMU.name in figures["versions"]:
+    names = list(figures["versions"])
+    table = Table("", *(Column(name, justify="right") for name in names))
+    if QEMU.name in names:
         table.add_column("ratio", justify="right")
-    for kernel in figures["kernels_ms"][OURS.name]:
-        _row(table, f"{kernel}, ms", {name: times[kernel] for name, times in figures["kernels_ms"].items()})
+
+    def row(title: str, values: Mapping[str, float | None], *, digits: int = 1) -> None:
+        ours, theirs = values[OURS.name], values.get(QEMU.name)
+        ratio = f"{ours / theirs:.2f}" if ours and theirs else ""
+        cells = ("" if (value := values.get(name)) is None else f"{value:.{digits}f}" for name in names)
+        table.add_row(title, *cells, ratio)
+
+    def rows(subjects: Mapping[str, Mapping[str, float]], unit: str = "") -> None:
+        for what in subjects.get(OURS.name, ()):
+            row(what + unit, {name: found.get(what) for name, found in subjects.items()})
+
+    rows(figures["kernels_ms"], ", ms")
     table.add_section()
     if "compute_ratio" in figures:
-        table.add_row(f"mean of {' '.join(kernels.COMPUTE)}", "", "", f"{figures['compute_ratio']:.2f}")
-    _row(table, "start to first instruction, ms", figures["start_ms"])
-    table.add_row("idle, % of a CPU", *(f"{percent:.2f}" for percent in figures["idle_cpu_percent"].values()))
+        table.add_row(f"mean of {' '.join(kernels.COMPUTE)}", *[""] * len(names), f"{figures['compute_ratio']:.2f}")
+    row("start to first instruction, ms", figures["start_ms"])
+    row("idle, % of a CPU", figures["idle_cpu_percent"], digits=2)
     table.add_section()
-    for what in figures["snapshots_ms"].get(OURS.name, ()):
-        _row(table, f"{what}, ms", {name: times.get(what) for name, times in figures["snapshots_ms"].items()})
+    rows(figures["snapshots_ms"], ", ms")
     for what, milliseconds in figures["device_state_ms"].items():
-        table.add_row(f"{what}, ms", f"{milliseconds:.2f}")
+        row(f"{what}, ms", {OURS.name: milliseconds}, digits=2)
+    table.add_section()
+    rows(figures["migrations"])
     console.print(table)
     console.print(*figures["versions"].values(), sep="\n", highlight=False)
-
-
-def _row(table: Table, title: str, values: Mapping[str, float | None]) -> None:
-    ours, theirs = values[OURS.name], values.get(QEMU.name)
-    ratio = [f"{ours / theirs:.2f}"] if ours and theirs else []
-    table.add_row(title, *("" if value is None else f"{value:.1f}" for value in values.values()), *ratio)
 
 
 def _version(subject: Subject) -> str:
@@ -91,6 +98,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=10, metavar="N", help="starts of each emulator [10]")
     parser.add_argument("--idle", type=float, default=3.0, metavar="SECONDS", help="how long to watch idle guests [3]")
     parser.add_argument("--snapshots", type=int, default=3, metavar="N", help="rounds of savevm and loadvm [3]")
+    parser.add_argument("--migrations", type=int, default=3, metavar="N", help="rounds of live migrations [3]")
     parser.add_argument("--ram", type=int, nargs="*", default=[128, 1024, 4096], metavar="MIB", help="sizes for those")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     options = parser.parse_args()

@@ -84,12 +84,16 @@ class Monitored:
     def seconds(self, command: str) -> float:
         """How long a command takes, up to the next prompt."""
         begin = time.perf_counter()
+        self.ask(command)
+        return time.perf_counter() - begin
+
+    def ask(self, command: str) -> str:
+        """What the monitor answers, the command itself before it."""
         self._monitor.sendall(command.encode() + b"\n")
         answer = self._wait_for_prompt()
-        elapsed = time.perf_counter() - begin
         if b"Error" in answer:
             raise RuntimeError(f"{command}: {answer!r}")
-        return elapsed
+        return answer.decode()
 
     def seconds_to_serial(self, *commands: str) -> float:
         """How long until the stopped guest, which has nothing to say before, sends a byte after these commands."""
@@ -127,7 +131,7 @@ def monitored(subject: Subject, kernel: Path, ram_mib: int, folder: Path) -> Ite
     command += ["-monitor", f"unix:{path},server=on,wait=off", *_storage(subject, folder)]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
-        with _connected(path, process) as monitor:
+        with connected(path, process) as monitor:
             yield Monitored(process, monitor)
     finally:
         process.kill()
@@ -143,7 +147,8 @@ def _storage(subject: Subject, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _connected(path: Path, process: subprocess.Popen[bytes]) -> Iterator[socket.socket]:
+def connected(path: Path, process: subprocess.Popen[bytes]) -> Iterator[socket.socket]:
+    """A connection to the monitor that the process opens at `path`, past the greeting."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(PATIENCE_SECONDS)
         while True:

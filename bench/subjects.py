@@ -35,6 +35,15 @@ OURS = Subject("mini-qemu", [sys.executable, "-m", "emulator", "run"])
 QEMU = Subject("qemu", ["qemu-system-riscv64"])
 
 
+def newer() -> list[Subject]:
+    """QEMU 10, if MINI_QEMU_QEMU10 names the directory that its Debian packages are unpacked in."""
+    root = os.environ.get("MINI_QEMU_QEMU10")
+    if root is None:
+        return []
+    binary = [f"{root}/usr/bin/qemu-system-riscv64", "-L", f"{root}/usr/share/qemu"]
+    return [Subject("qemu 10", ["env", "QEMU_MODULE_DIR=/nonexistent", *binary])]
+
+
 def subjects() -> list[Subject]:
     """Both, or ours alone where QEMU is not installed."""
     return [OURS, QEMU] if shutil.which(QEMU.command[0]) else [OURS]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import emulator.machinestate  # noqa: F401  (what `Machine.freeze` needs is loaded before the guest stands still)
 from emulator.core.errors import EmulatorError, FileError
 from emulator.core.memory import RamBlock
 from emulator.migration.channel import Channel, Listener, TlsCredentials, connect, listen

@@ -23,6 +23,7 @@ from emulator.core.errors import ConfigError
 PAGE_SIZE = 4096
 
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
+_MADV_HUGEPAGE = 14
 _MADV_POPULATE_READ = 22
 _PIECE = 8 << 20
 _HEAD_START_SECONDS = 0.05
@@ -63,6 +64,13 @@ class StagedMemory:
     def view(self) -> memoryview:
         """The content; to be used before `RamBlock.exchange` and `close` only."""
         return memoryview((ctypes.c_char * self.size).from_address(self.address)).cast("B")
+
+    def use_large_pages(self) -> None:
+        """Have 2 MiB at a time from the system, where it can: for content that leaves few gaps.
+
+        The system then gives memory five times as fast, and more of it than is asked for.
+        """
+        _libc.madvise(self.address, self.size, _MADV_HUGEPAGE)
 
     def close(self) -> None:
         """Free the memory; harmless when repeated."""

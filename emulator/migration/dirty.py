@@ -27,7 +27,8 @@ class DirtyLog(Protocol):
     def collect(self, block: RamBlock) -> NDArray[np.bool_]:
         """For each page whether it was written since the log was opened or this was last called.
 
-        A write at the same time is reported now or the next time. A page may be reported that was not written.
+        A write at the same time is reported now or the next time. A page may be reported that was not written, such as
+        one that nobody had ever used before it was read.
         """
 
     def rows(self, block: RamBlock) -> NDArray[np.uint64]:

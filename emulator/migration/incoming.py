@@ -157,7 +157,7 @@ class Incoming:
             raise
         with loaded:
             self.was_running = self._host.adopt(loaded)
-        self._say(Said(Message.SHUT, LOADED))
+            self._say(Said(Message.SHUT, LOADED))
         if self._token is not None:
             self._wait_for_go(self._token)
 

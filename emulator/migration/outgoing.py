@@ -158,9 +158,9 @@ class Outgoing:
             self._advance(Status.ACTIVE)
             self._send_passes(sender, log)
             self._switch_over(sender, log)
+            self._hand_over()
         finally:
             log.close()
-        self._hand_over()
 
     def _advance(self, status: Status) -> None:
         if not self._progress.change(status):

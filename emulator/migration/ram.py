@@ -33,6 +33,8 @@ _CONTINUE, _EOS = int(RamFlag.CONTINUE), int(RamFlag.EOS)
 _NEXT_PAGE = _PAGE | _CONTINUE
 _NEXT_ZERO = _ZERO | _CONTINUE
 
+LARGE_PAGE = 512
+"""Pages in a row that make large pages worth their while."""
 CHUNK_PAGES = 1024
 """Pages that are put together before they are written: 4 MiB."""
 
@@ -199,6 +201,7 @@ class RamCollector:
             name: np.frombuffer(memory.view, np.uint8).reshape(-1, PAGE_SIZE) for name, memory in staged.items()
         }
         self._filled = {name: np.zeros(size // PAGE_SIZE, np.bool_) for name, size in sizes.items()}
+        self._large: set[str] = set()
 
     def read(self, reader: Reader) -> None:
         """Read the records of one part; raises RamError or TruncatedError."""
@@ -222,6 +225,9 @@ class RamCollector:
                 got = f"a page filled with 0x{run.pages[0, 0]:02x}"
                 raise RamError("the byte 0", got, field=run.block, offset=reader.offset - 1)
             else:
+                if len(run.pages) >= LARGE_PAGE and run.block not in self._large:
+                    self._large.add(run.block)
+                    self._staged[run.block].use_large_pages()
                 part = slice(first, first + len(run.pages))
                 self._rows[run.block][part] = run.pages
                 self._filled[run.block][part] = True

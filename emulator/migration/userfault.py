@@ -1,8 +1,9 @@
 """Dirty logging by the kernel: userfaultfd in write-protect mode, read out with PAGEMAP_SCAN. Linux 6.7 and newer.
 
 A page is write-protected until somebody writes to it: the guest, a device, or the kernel on their behalf. The kernel
-takes the protection off by itself (WP_ASYNC), also where no page has been yet (WP_UNPOPULATED), so nobody is told and
-nothing waits. A scan finds the pages without protection and protects them again, both at once.
+takes the protection off by itself (WP_ASYNC), so nobody is told and nothing waits. A scan finds the pages without
+protection and protects them again, both at once. Where no page has been yet nothing is protected, as that would take
+memory and time: a page that appears there has no protection, so a scan finds it, even if it was only read.
 Source: Linux, Documentation/admin-guide/mm/userfaultfd.rst and pagemap.rst; numbers from its include/uapi.
 """
 
@@ -24,12 +25,14 @@ from emulator.migration import pages
 
 REGIONS = 4096
 """Runs of written pages that one scan can tell; for more, there are more scans."""
+FILE_GAP = 256
+"""Pages of a file that are protected along with those around them rather than make another call."""
 
 _SYSCALLS = {"x86_64": 323, "aarch64": 282, "riscv64": 282}
 _USER_MODE_ONLY = 1  # what makes it free for all; in WP_ASYNC mode writes by the kernel count all the same
 
 _API = 0xAA
-_FEATURES = 1 << 13 | 1 << 15  # WP_UNPOPULATED, WP_ASYNC
+_FEATURES = 1 << 13 | 1 << 15  # WP_UNPOPULATED, which scans ask for, and WP_ASYNC
 _REGISTER_MODE_WP = 1 << 1
 _WRITEPROTECT_MODE_WP = 1 << 0
 _UFFDIO_API = 0xC018AA3F
@@ -39,7 +42,7 @@ _UFFDIO_WRITEPROTECT = 0xC018AA06
 _PAGEMAP_SCAN = 0xC0606610
 _SCAN_SIZE = 96
 _WP_MATCHING, _CHECK_WPASYNC = 1, 2
-_IS_WRITTEN = 1 << 1
+_IS_WRITTEN, _IS_PRESENT, _IS_SWAPPED = 1 << 1, 1 << 3, 1 << 4
 _WALK_END = 4
 """Index of the scan's argument at which the kernel says how far it came."""
 
@@ -61,11 +64,19 @@ class UserfaultLog:
             self._pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             for block in blocks:
                 _ioctl(self._fd, _UFFDIO_REGISTER, block.address, block.size, _REGISTER_MODE_WP, 0)
-                _ioctl(self._fd, _UFFDIO_WRITEPROTECT, block.address, block.size, _WRITEPROTECT_MODE_WP)
-                self._scan(block.address, block.address)  # an older kernel says here that it cannot
+                self._protect_file(block)
+                self.collect(block)  # protects what is there; an older kernel says here that it cannot
         except BaseException:
             self.close()
             raise
+
+    def _protect_file(self, block: RamBlock) -> None:
+        """Protect also what is still in the file that the block comes from: to read it will not make it dirty."""
+        if block.present is None:
+            return
+        for first, end in pages.runs(pages.bits_of(block.present)[: block.size // PAGE_SIZE], gap=FILE_GAP):
+            begin, length = block.address + first * PAGE_SIZE, (end - first) * PAGE_SIZE
+            _ioctl(self._fd, _UFFDIO_WRITEPROTECT, begin, length, _WRITEPROTECT_MODE_WP)
 
     def collect(self, block: RamBlock) -> NDArray[np.bool_]:
         """See `DirtyLog.collect`."""
@@ -93,7 +104,7 @@ class UserfaultLog:
             0,
             0,
             _IS_WRITTEN,
-            0,
+            _IS_PRESENT | _IS_SWAPPED,  # pages only: a place where none has been counts as written, too
             _IS_WRITTEN,
         )
         count, answer = _ioctl(self._pagemap, _PAGEMAP_SCAN, *argument)
