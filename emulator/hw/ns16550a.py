@@ -9,7 +9,9 @@ Line: one, active while IIR identifies an interrupt. Clock: the character timeou
 
 Bytes leave through the port the moment they are written, so the transmitter is always empty. The exception is a state
 that came from a machine whose terminal was stuck: its bytes leave as soon as the clock runs here. Input waits in the
-port until there is room: up to the trigger level and not up to 16, so the guest gets the interrupts it asked for.
+port until there is room: up to the trigger level and not up to 16, so the guest gets the interrupts it asked for. It
+also waits while the guest holds RTS low with DTR high, which is how a driver with hardware flow control says that
+nobody reads what it takes; and now and then for a moment (`INPUT_BURST`).
 
 State in a stream: section `serial` as QEMU 7.2 has it, a struct with seven subsections. What means nothing is nothing:
 an empty FIFO has its head at 0 and no byte of what was in it, THR and TSR are 0 unless a byte waits in them, and so is
@@ -48,6 +50,13 @@ BAUD_BASE = 399_193
 SLOWEST_BAUD = 3500
 """What a divisor of 0 stands for."""
 TIMEOUT_CHARACTERS = 4
+INPUT_BURST = 256
+INPUT_PAUSE_NS = 1_000_000
+"""After so many bytes of input, for so long none comes.
+
+An interrupt handler that reads as long as there is something would never return while a large text is pasted, and what
+it has read would pile up. Linux takes up to 256 bytes at a time, and loses what piles up beyond 64 KiB.
+"""
 RETRY_LIMIT = 4
 """How often QEMU offers a byte to a terminal that is stuck before it drops it."""
 
@@ -292,6 +301,8 @@ class Ns16550a(Device):
         self._port = port
         self._timeout = clock.timer("serial character timeout", self._on_timeout)
         self._resume = clock.timer("serial transmitter", self._transmit)
+        self._pause = clock.timer("serial input pause", self._on_pause)
+        self._burst_left = INPUT_BURST
         self._registers: tuple[tuple[Callable[[SerialState], int], Callable[[SerialState, int], None]], ...] = (
             (self._read_rbr, self._write_thr),
             (self._read_ier, self._write_ier),
@@ -310,6 +321,8 @@ class Ns16550a(Device):
         self.state = state
         self._set_timeout_span()
         self._timeout.set(state.fifo_timeout_timer)
+        self._pause.cancel()
+        self._burst_left = INPUT_BURST
         # What another machine could not send must raise its interrupt with an edge, so it waits for a running clock.
         self._resume.set(0 if state.tsr_retry else None)
         self._irq.restore_level(not state.iir & IIR_NO_INT)
@@ -324,9 +337,11 @@ class Ns16550a(Device):
         For the machine's thread, when the port has got input and after reset or load; later bytes are fetched as the
         guest makes room. Not for use inside `CharPort.on_input`, where bytes could overtake one another.
         """
-        if not self.state.mcr & MCR_LOOP:
-            while (room := self._room()) and (data := self._port.receive(room)):
-                self._receive(data)
+        while (room := self._room()) and (data := self._port.receive(min(room, self._burst_left))):
+            self._burst_left -= len(data)
+            if not self._burst_left:
+                self._pause.arm(self._clock.now() + INPUT_PAUSE_NS)
+            self._receive(data)
 
     def receive_break(self) -> None:
         """The line was held low for longer than a character: a zero byte comes in, marked in LSR."""
@@ -486,10 +501,16 @@ class Ns16550a(Device):
     def _room(self) -> int:
         """How many bytes of input to take now: up to the trigger level, or one by one if the guest has lowered it."""
         s = self.state
+        if s.mcr & MCR_LOOP or s.mcr & (MCR_DTR | MCR_RTS) == MCR_DTR or not self._burst_left:
+            return 0
         if not s.fcr & FCR_FE:
             return 0 if s.lsr & LSR_DR else 1
         short = TRIGGER_LEVELS[s.fcr >> 6] - s.recv_fifo.count
         return short if short >= 0 else int(s.recv_fifo.count < FIFO_SIZE)
+
+    def _on_pause(self) -> None:
+        self._burst_left = INPUT_BURST
+        self.poll_input()
 
     def _receive(self, data: bytes) -> None:
         s = self.state

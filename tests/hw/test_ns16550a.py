@@ -14,7 +14,7 @@ import pytest
 from emulator.core.charport import CharPort
 from emulator.core.clock import VirtualClock
 from emulator.core.irq import IrqLine
-from emulator.hw.ns16550a import Cursor, Fifo, Ns16550a, SerialState
+from emulator.hw.ns16550a import INPUT_BURST, INPUT_PAUSE_NS, Cursor, Fifo, Ns16550a, SerialState
 
 # Registers by offset; DLL and DLM stand behind LCR's divisor latch access bit.
 RBR = THR = DLL = 0
@@ -30,7 +30,8 @@ FIFOS = 0xC0  # IIR's high bits while the FIFOs are on
 # LSR
 DR, OE, BI, THRE, TEMT = 0x01, 0x02, 0x10, 0x20, 0x40
 IDLE = THRE | TEMT
-LOOP = 0x10
+# MCR
+DTR, RTS, LOOP = 0x01, 0x02, 0x10
 DLAB = 0x80
 
 FIFO_ON = {1: 0x01, 4: 0x41, 8: 0x81, 14: 0xC1}  # FCR by trigger level
@@ -740,6 +741,50 @@ def test_thr_ipending_is_only_kept_while_its_interrupt_is_enabled(bench: Bench) 
         assert bench.uart.state.thr_ipending == 1
 
 
+@pytest.mark.parametrize("fcr", [0x00, FIFO_ON[1], FIFO_ON[14]])
+def test_a_guest_that_reads_all_there_is_gets_a_rest_now_and_then(bench: Bench, fcr: int) -> None:
+    bench.write(FCR, fcr)
+    bench.type(bytes(3 * INPUT_BURST))
+
+    def read_all() -> int:
+        count = 0
+        while bench.read(LSR) & DR:
+            bench.read(RBR)
+            count += 1
+        return count
+
+    assert read_all() == INPUT_BURST
+    bench.type(b"more")
+    bench.wait(INPUT_PAUSE_NS - 1)
+    assert read_all() == 0
+    bench.wait(1)
+    assert read_all() == INPUT_BURST
+
+
+def test_a_rest_ends_with_a_reset(bench: Bench) -> None:
+    bench.type(bytes(2 * INPUT_BURST))
+    while bench.read(LSR) & DR:
+        bench.read(RBR)
+    bench.uart.reset()
+    bench.uart.poll_input()
+    assert bench.read(LSR) & DR
+    assert bench.clock.next_deadline() is None
+
+
+def test_input_waits_while_the_guest_holds_rts_low(bench: Bench) -> None:
+    bench.write(MCR, DTR)
+    bench.type(b"x")
+    assert not bench.read(LSR) & DR
+    bench.write(MCR, DTR | RTS)
+    assert bench.read(RBR) == ord("x")
+
+
+def test_a_guest_that_drives_neither_dtr_nor_rts_gets_input(bench: Bench) -> None:
+    bench.write(MCR, 0)
+    bench.type(b"x")
+    assert bench.read(RBR) == ord("x")
+
+
 # Whole conversations
 
 
@@ -749,7 +794,10 @@ def test_polling_guest_echoes_100k_bytes_in_order(bench: Bench, fcr: int) -> Non
     bench.write(FCR, fcr)
     for start in range(0, len(text), 4096):
         bench.type(text[start : start + 4096])
-        while bench.read(LSR) & DR:
+        while bench.read(LSR) & DR or bench.clock.next_deadline() is not None:
+            if not bench.read(LSR) & DR:
+                bench.wait(10**7)
+                continue
             value = bench.read(RBR)
             assert bench.read(LSR) & THRE
             bench.write(THR, value)
