@@ -51,10 +51,15 @@ class Foreground:
                 self._terminal.write("\r\n")
             self._drawn = False
 
+    @property
+    def columns(self) -> int:
+        """How long a line that is drawn may be."""
+        return max(self._terminal.columns() - 1, 0) if self._terminal is not None else 0
+
     def draw(self, line: str) -> None:
         """Show `line` in place of the one before, cut to what fits."""
         if self._terminal is not None:
-            self._terminal.write("\r\x1b[K" + line[: max(self._terminal.columns() - 1, 0)])
+            self._terminal.write("\r\x1b[K" + line[: self.columns])
             self._drawn = True
 
     @property

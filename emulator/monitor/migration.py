@@ -42,10 +42,10 @@ def migrate_in_foreground(context: Context, arguments: Arguments) -> str:
         return "terminal does not allow synchronous migration, continuing detached"
     with user.watching():
         while not migration.progress.wait_to_end(INTERVAL_SECONDS) and not user.ended:
-            user.draw(progress_line(migration.progress))
+            user.draw(progress_line(migration.progress, user.columns))
             if user.interrupted:
                 migration.cancel()
-        user.draw(progress_line(migration.progress))
+        user.draw(progress_line(migration.progress, user.columns))
     if not user.ended and migration.wait() is Status.FAILED:
         raise MigrationError(migration.progress.error or "")
     return ""

@@ -48,7 +48,8 @@ _XBZRLE = (
     ("xbzrle overflow", "overflow", ""),
 )
 
-BAR_COLUMNS = 20
+BAR_COLUMNS = range(6, 21)
+"""How long the progress bar may be."""
 
 
 def show_migration(info: Mapping[str, Any]) -> str:
@@ -115,8 +116,8 @@ def show_capabilities(capabilities: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"{one['capability']}: {'on' if one['state'] else 'off'}" for one in capabilities)
 
 
-def progress_line(progress: Progress) -> str:
-    """How an outgoing migration stands, in one line whose first words matter most."""
+def progress_line(progress: Progress, columns: int) -> str:
+    """How an outgoing migration stands, in one line whose first words matter most; its bar leaves room for the rest."""
     figures, status = progress.figures, progress.status
     seconds = progress.elapsed()
     if status is Status.COMPLETED:
@@ -129,16 +130,18 @@ def progress_line(progress: Progress) -> str:
         return f"{status}  {seconds:.1f} s"
     left = max(sum(this.pages for this in figures.passes) - figures.normal - figures.duplicate, 0) * PAGE_SIZE
     done = 1 - left / max(figures.total, 1)
-    full = round(BAR_COLUMNS * max(done, 0))
     parts = [
-        f"[{'#' * full}{'.' * (BAR_COLUMNS - full)}] pass {len(figures.passes)}",
+        f"pass {len(figures.passes)}",
         f"{show_size(figures.transferred)} sent",
         f"{show_size(int(figures.bandwidth or figures.transferred / max(seconds, 1e-3)))}/s",
         f"dirty {show_size(figures.dirty_pages_rate * PAGE_SIZE)}/s",
         f"{show_size(left)} left",
     ]
     if figures.bandwidth:
-        parts.append(f"downtime {figures.expected_downtime * 1000:.0f} ms")
+        parts.append(f"down {figures.expected_downtime * 1000:.0f} ms")
     if figures.throttle:
         parts.append(f"throttled {figures.throttle} %")
-    return "  ".join(parts)
+    text = "  ".join(parts)
+    length = min(max(columns - len("[] ") - len(text), BAR_COLUMNS[0]), BAR_COLUMNS[-1])
+    full = round(length * max(done, 0))
+    return f"[{'#' * full}{'.' * (length - full)}] {text}"

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from emulator import Machine, Serial
+from emulator.core.memory import PAGE_SIZE
 from emulator.migration.settings import CAPABILITIES, PARAMETERS
-from emulator.migration.status import Status
+from emulator.migration.status import Figures, Pass, Progress, Status
 from emulator.monitor.context import Context
 from emulator.monitor.foreground import Foreground
 from emulator.monitor.hmp import Hmp
+from emulator.monitor.migrationviews import progress_line
 from emulator.monitor.qmp import Qmp
 from emulator.monitor.session import Session, Style
 
@@ -337,6 +339,21 @@ def test_progress_line_tells_pass_rate_and_rest(source: Machine, target: Machine
     peer.expect(b"completed in ")
     peer.expect(b"(qemu) ")
     session.close()
+
+
+@pytest.mark.parametrize("columns", [40, 79, 200])
+def test_bar_leaves_room_for_what_is_left(columns: int) -> None:
+    progress = Progress()
+    progress.begin()
+    progress.change(Status.ACTIVE)
+    progress.figures = Figures(total=64 << 30, transferred=123 << 28, bandwidth=94.2e6, expected_downtime=1.0)
+    progress.figures.passes = [Pass(0, (64 << 30) // PAGE_SIZE)]
+    progress.figures.normal = (61 << 30) // PAGE_SIZE
+    line = progress_line(progress, columns)
+    bar = re.match(r"\[(#+\.*)\] pass 1  30.8 GiB sent  89.8 MiB/s  dirty 0 B/s  3 GiB left  down 1000 ms$", line)
+    assert bar
+    assert len(bar[1]) == {40: 6, 79: 6, 200: 20}[columns]
+    assert line.index(" left") < 79
 
 
 def test_monitor_that_ends_does_not_wait_for_the_migration(source: Machine, peer: Any) -> None:

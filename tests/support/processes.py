@@ -194,18 +194,38 @@ class Emulator:
         self.type(line + "\r")
         return self.serial.wait_for(answer, start=start)
 
+    def write_without_end(self) -> None:
+        """Have the toy guest write to all of its memory, and faster than it is sent."""
+        self.ask("dirty 400", rb"0 errors\r\n")
+        while int(self.ask("dirty", rb" (\d+) passes")[1]) == 0:
+            pass
+        self.ask("dirty 50", rb"0 errors\r\n")
+        self.parameters(max_bandwidth=16 << 20, downtime_limit=1)
+
+    def let_migration_end(self) -> None:
+        """Undo that: what is left can be sent now."""
+        self.parameters(max_bandwidth=0, downtime_limit=2000)
+
     def wait_for_exit(self) -> int:
         """Its status, when the process has ended by itself."""
         return self.process.wait(PATIENCE_SECONDS)
 
+    def stand_still(self) -> None:
+        """Let the process do nothing at all from now on."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Undo `stand_still`."""
+        self.process.send_signal(signal.SIGCONT)
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Meanwhile the process does nothing at all."""
-        self.process.send_signal(signal.SIGSTOP)
+        self.stand_still()
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGCONT)
+            self.go_on()
 
 
 def wait_until(holds: Any) -> None:
