@@ -138,10 +138,15 @@ class Emulator:
 
     def wait_for_status(self, *wanted: str) -> str:
         """Pass over events up to the first that tells of one of these states of a migration; which."""
+        passed_over = []
         while True:
-            event = self.next_event()
+            try:
+                event = self.next_event()
+            except TimeoutError:
+                raise AssertionError(f"no event of {wanted}; instead {passed_over}, {self.migration_error}") from None
             if event["event"] == "MIGRATION" and event["data"]["status"] in wanted:
                 return str(event["data"]["status"])
+            passed_over.append(event)
 
     def capabilities(self, **wanted: bool) -> None:
         """Switch capabilities of migration."""
