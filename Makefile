@@ -13,7 +13,7 @@ LINUX_RAM ?= 256M
 LINUX_ARGS ?=
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(INSTALLED) ## create .venv and install everything into it
 
@@ -22,6 +22,9 @@ demo: $(INSTALLED) ## boot a guest, save it, move it to a second process while i
 
 test: $(INSTALLED) ## run all tests that can run here; PYTEST_ARGS='-m "not slow"' for the quick ones
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-linux: $(INSTALLED) $(LINUX)/initrd ## run the tests that boot Debian's Linux
+	$(BIN)/python -m pytest -m linux tests/linux $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## style and format
 	$(BIN)/ruff check .
@@ -35,7 +38,7 @@ bench: $(INSTALLED) ## compare with qemu-system-riscv64; BENCH_ARGS=--json for a
 
 linux: $(INSTALLED) $(LINUX)/initrd ## boot Debian's Linux to a shell; LINUX_RAM=256M, LINUX_ARGS='-qmp ...'
 	@$(BIN)/mini-qemu run -m $(LINUX_RAM) -kernel $(LINUX)/vmlinuz -initrd $(LINUX)/initrd \
-		-append console=ttyS0 $(LINUX_ARGS)
+		-append 'console=ttyS0,115200n8r earlycon' $(LINUX_ARGS)
 
 firmware: ## build the guests and compare them with firmware/prebuilt; needs gcc-riscv64-unknown-elf
 	@command -v riscv64-unknown-elf-gcc > /dev/null || \
@@ -66,5 +69,5 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint type bench linux firmware check clean
+.PHONY: help venv demo test test-linux lint type bench linux firmware check clean
 .NOTPARALLEL:

@@ -1,6 +1,7 @@
 """What all tests share: which of them need Debian packages, and whether any may be skipped.
 
 `@pytest.mark.qemu` skips a test unless all of `PACKAGES` is there; `@pytest.mark.qemu("opensbi")` unless that one is.
+`@pytest.mark.linux` are tests that boot Linux, which has to be fetched: they run only when `-m linux` asks for them.
 With `CI=true` or `FORBID_SKIPS=1` in the environment a skip is an error: nothing may go untested unnoticed.
 """
 
@@ -37,7 +38,10 @@ def _skips_forbidden() -> bool:
     return os.environ.get("CI") == "true" or os.environ.get("FORBID_SKIPS", "0") not in ("", "0")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "linux" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("linux")])
+        items[:] = [item for item in items if not item.get_closest_marker("linux")]
     missing = {package for package in PACKAGES if not _is_installed(package)}
     for item in items:
         needed = {package for mark in item.iter_markers("qemu") for package in mark.args or PACKAGES}

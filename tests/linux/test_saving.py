@@ -1,0 +1,90 @@
+"""A Linux at work goes back to a snapshot, again and again: nothing is lost, repeated or wrong, and it is quick."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import linuxguest
+import pytest
+
+from emulator import Machine, Serial
+from emulator.conditions import Elapsed
+
+pytestmark = [pytest.mark.linux, pytest.mark.timeout(900)]
+
+ROUNDS = 100
+FRESH_ROUNDS = 10
+SPELL = Elapsed(0.2)
+LIMIT_SECONDS = 60
+
+
+@pytest.fixture
+def make(machine: Callable[..., Machine], tmp_path: Path) -> Callable[[], Machine]:
+    """Machines that share their snapshots."""
+    return lambda: machine(snapshots=tmp_path)
+
+
+class Worker:
+    """A Linux at work in one machine or another, and what it has said; what a restore undoes, it has not said."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._log = bytearray()
+        machine.run(until=Serial(linuxguest.PROMPT), timeout=LIMIT_SECONDS)
+        for line in linuxguest.WORK:
+            machine.serial.write(line + "\r")
+        machine.run(until=Serial("<100 "), timeout=LIMIT_SECONDS)
+        self._heard = 0
+
+    @property
+    def log(self) -> bytes:
+        return bytes(self._log + self.machine.serial.output[self._heard :])
+
+    def save(self) -> None:
+        self.machine.savevm("there")
+        self._log[:] = self.log
+        self._heard = len(self.machine.serial.output)
+
+    def restore_in(self, machine: Machine) -> None:
+        self.machine = machine
+        machine.loadvm("there")
+        self._heard = len(machine.serial.output)
+
+    def ask(self, line: str, answer: bytes) -> re.Match[bytes]:
+        start = len(self.log)
+        self.machine.serial.write(line + "\r")
+        until = time.monotonic() + LIMIT_SECONDS
+        while not (found := re.compile(answer).search(self.log, start)):
+            assert time.monotonic() < until, self.log[-500:]
+            self.machine.run(until=Elapsed(0.1), timeout=LIMIT_SECONDS)
+        return found
+
+
+def test_a_guest_at_work_is_restored_100_times(make: Callable[[], Machine], record_property: Any) -> None:
+    to_next_line = []
+    with make() as machine:
+        worker = Worker(machine)
+        for _ in range(ROUNDS):
+            machine.run(until=SPELL, timeout=LIMIT_SECONDS)
+            worker.save()
+            machine.run(until=SPELL, timeout=LIMIT_SECONDS)
+            begun = time.perf_counter()
+            worker.restore_in(machine)
+            machine.run(until=Serial("\n"), timeout=LIMIT_SECONDS)
+            to_next_line.append(time.perf_counter() - begun)
+        for number in range(FRESH_ROUNDS):
+            worker.save()
+            with make() as fresh:
+                worker.restore_in(fresh)
+                worker.ask(f"echo fr''esh {number}", b"fresh %d\r" % number)
+                worker.save()
+            worker.restore_in(machine)
+        linuxguest.check_answer(worker.ask(linuxguest.QUESTION, linuxguest.ANSWER))
+        record_property("numbers", linuxguest.check_work(worker.log))
+    record_property("to_next_line_ms", 1000 * statistics.median(to_next_line))
+    assert statistics.median(to_next_line) < 0.05
