@@ -17,7 +17,7 @@ from emulator.core.charport import CharPort
 
 ESCAPE = 0x01
 """Ctrl-A."""
-BACKLOG_LIMIT = 1 << 20
+BACKLOG_LIMIT = 16 << 20
 """Bytes of input kept for a port beyond its own buffer."""
 
 

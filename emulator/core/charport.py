@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 INPUT_LIMIT = 1 << 16
 """Bytes of waiting input at which a host side that can wait should stop feeding (see `room`)."""
+INPUT_LOW = INPUT_LIMIT // 2
+"""Bytes of waiting input below which it is told to go on: not for every byte that a guest reads."""
 
 
 class CharPort:
@@ -25,7 +27,7 @@ class CharPort:
         self.on_input: Callable[[], None] = lambda: None
         """Called on the feeding thread when input has arrived."""
         self.on_drained: Callable[[], None] = lambda: None
-        """Called on the machine's thread when a full input buffer has room again."""
+        """Called on the machine's thread when an input buffer that was full is down to half."""
 
     def send(self, data: bytes) -> None:
         """Device side: bytes leave for the host."""
@@ -37,9 +39,9 @@ class CharPort:
             return b""
         with self._lock:
             data = bytes(self._input[:limit])
-            was_full = len(self._input) >= INPUT_LIMIT
+            was_high = len(self._input) >= INPUT_LOW
             del self._input[:limit]
-            drained = was_full and len(self._input) < INPUT_LIMIT
+            drained = was_high and len(self._input) < INPUT_LOW
         if drained:
             self.on_drained()
         return data

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from emulator.core.charport import INPUT_LIMIT, CharPort
+from emulator.core.charport import INPUT_LIMIT, INPUT_LOW, CharPort
 
 
 def test_input_waits_until_the_device_takes_it() -> None:
@@ -36,8 +36,8 @@ def test_room_shrinks_and_draining_is_told_once() -> None:
     assert port.room == INPUT_LIMIT
     port.feed(bytes(INPUT_LIMIT + 5))
     assert port.room == 0
-    port.receive(5)
+    port.receive(INPUT_LIMIT - INPUT_LOW + 5)
     assert drained == []
     port.receive(1)
     port.receive(1)
-    assert drained == [1]
+    assert drained == [INPUT_LIMIT - INPUT_LOW + 1]

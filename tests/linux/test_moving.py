@@ -25,6 +25,7 @@ def test_a_guest_at_work_moves_50_times(mini_qemu: Callable[..., Emulator], reco
     for hop in range(HOPS):
         there = mini_qemu("-m", linuxguest.RAM, "-incoming", "defer")
         assert here.migrate(there.listen("tcp:127.0.0.1:0")) == "completed", here.migration_error
+        there.wait_for_status("completed")
         downtimes.append(here.execute("query-migrate")["downtime"])
         there.ask(f"echo ho''p {hop}", b"hop %d\r" % hop)
         log += here.serial.data
