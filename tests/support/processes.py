@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import select
@@ -9,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -192,6 +195,13 @@ class Emulator:
         """Type at the guest."""
         assert self.process.stdin is not None
         self.process.stdin.write(text.encode())
+
+    def has_read_input(self) -> bool:
+        """Whether the process has read all that was typed; it then heeds it before the next command."""
+        assert self.process.stdin is not None
+        waiting = array("i", [0])
+        fcntl.ioctl(self.process.stdin.fileno(), termios.FIONREAD, waiting)
+        return waiting[0] == 0
 
     def ask(self, line: str, answer: bytes) -> re.Match[bytes]:
         """Type a line at the toy guest; the first thing it then says that matches."""

@@ -138,31 +138,90 @@ def test_migration_baddest(source: Emulator, tmp_path: Path) -> None:
 # What is typed
 
 
-def test_what_is_typed_during_a_migration_arrives_once(source: Emulator, destination: Emulator) -> None:
-    """One byte a millisecond, at the source until it stops, and at the destination from when it has the guest."""
-    text = iter("".join(f"echo {number:04}\r" for number in range(10_000)))
-    uri = destination.listen(LOOPBACK)
+class Typist:
+    """Types one `echo` after the other, with growing numbers, a character at a time."""
+
+    def __init__(self) -> None:
+        self._text = "".join(f"echo {number:04}\r" for number in range(10_000))
+        self._done = 0
+
+    def type(self, emulator: Emulator) -> None:
+        emulator.type(self._text[self._done])
+        self._done += 1
+
+    def finish_line(self, emulator: Emulator) -> None:
+        """Type the rest of the line, and wait until the guest has answered."""
+        self.type(emulator)
+        while self._text[self._done - 1] != "\r":
+            self.type(emulator)
+        emulator.serial.wait_for(rb"\r\n%s\r\n" % self._text[self._done - 5 : self._done - 1].encode())
+
+    def check_answers(self, said: bytes) -> None:
+        """Nothing was lost, and nothing came twice."""
+        answers = re.findall(rb"\r\n(\d{4})\r\n", said)
+        assert [int(answer) for answer in answers] == list(range(self._text.count("\r", 0, self._done)))
+        assert b"such command" not in said
+
+
+ROUTES: dict[str, tuple[str, str]] = {
+    "tcp": (LOOPBACK, LOOPBACK),
+    "unix": ("unix:{path}", "unix:{path}"),
+    "fd": ("fd:{ours}", "fd:{theirs}"),
+    "exec": ("exec:cat > '{pipe}'", "exec:cat '{pipe}'"),
+    "file": ("file:{path}", "file:{path}"),
+    "file_offset": ("file:{path},offset=0x1000", "file:{path},offset=0x1000"),
+}
+"""By transport: where the guest is sent, and where it is expected."""
+
+
+@pytest.mark.parametrize("transport", ROUTES)
+def test_precopy_counting_writing_and_typed_at(mini_qemu: Start, tmp_path: Path, transport: str) -> None:
+    """Typed at the source until it stands still, and at the destination from when it has the guest.
+
+    Where there is no way back, what has not reached the guest then could not follow: it has read all before.
+    """
+    has_way_back = transport in ("tcp", "unix", "fd")
+    os.mkfifo(tmp_path / "pipe")
+    ours, theirs = socket.socketpair()
+    source = mini_qemu("-kernel", str(TOY), pass_fds=[ours.fileno()])
+    destination = mini_qemu("-incoming", "defer", pass_fds=[theirs.fileno()])
+    names = {"path": tmp_path / "guest", "pipe": tmp_path / "pipe", "ours": ours.fileno(), "theirs": theirs.fileno()}
+    uri, expected = (text.format(**names) for text in ROUTES[transport])
+    ours.close()
+    theirs.close()
+    source.serial.wait_for(rb"toy> $")
+    crc = make_busy(source)
     source.write_without_end()
+    source.capabilities(pause_before_switchover=True)
+    if not transport.startswith("file"):
+        bound = destination.listen(expected)
+        uri = bound if transport == "tcp" else uri
     source.execute("migrate", uri=uri)
-    typed, event = 0, ""
+    typist, event = Typist(), ""
     while event != "STOP":
-        source.type(next(text))
-        typed += 1
+        typist.type(source)
         event = source.next_event()["event"] if source.has_message(0.001) else ""
         if event == "MIGRATION_PASS":
+            if not has_way_back:
+                typist.finish_line(source)
+                break
             source.let_migration_end()
+    source.let_migration_end()
+    source.wait_for_status("pre-switchover")
+    wait_until(source.has_read_input)
+    source.execute("migrate-continue", state="pre-switchover")
     assert source.wait_until_ended() == "completed"
+    if transport.startswith("file"):
+        destination.listen(expected)
     destination.wait_for_status("completed")
     for _ in range(200):
-        destination.type(next(text))
+        typist.type(destination)
         time.sleep(0.001)
-    while (character := next(text)) != "\r":
-        destination.type(character)
-    destination.type("\rversion\r")
-    destination.serial.wait_for(rb"\r\ntoy guest")
-    said = source.serial.data + destination.serial.data
-    assert [int(number) for number in re.findall(rb"\r\n(\d{4})\r\n", said)] == list(range((typed + 200) // 10 + 1))
-    assert said.count(b"such command") == 0
+    typist.finish_line(destination)
+    typist.check_answers(source.serial.data + destination.serial.data)
+    assert (source.run_state, destination.run_state) == ("postmigrate", "running")
+    check_guest(destination, crc)
+    check_counting(source, destination)
 
 
 def test_what_is_typed_while_the_guest_stands_still_arrives_once(source: Emulator, destination: Emulator) -> None:
