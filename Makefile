@@ -24,7 +24,7 @@ test: $(INSTALLED) ## run all tests that can run here; PYTEST_ARGS='-m "not slow
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-linux: $(INSTALLED) $(LINUX)/initrd ## run the tests that boot Debian's Linux
-	$(BIN)/python -m pytest -m linux tests/linux $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m linux -rP tests/linux $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## style and format
 	$(BIN)/ruff check .

@@ -50,6 +50,7 @@ LIBRARIES = {
     "prompt_toolkit": {"monitor/terminal.py"},
     "numpy": {f"migration/{name}.py" for name in NUMPY_USERS.split()},
     "rich": {"demo.py", "inspectiontext.py", "sidebyside.py", "snapshotcli.py"},
+    "zstandard": {"boards/packed.py"},
     "xxhash": {"migration/mappedfile.py", "migration/seal.py"},
 }
 """The only files that import each library. None imports Unicorn's binding: libunicorn.py loads its shared library."""

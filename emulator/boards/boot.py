@@ -3,8 +3,9 @@
 The mask ROM is the reset vector: it loads a0 = hart id, a1 = device tree, a2 = record for OpenSBI's fw_dynamic, and
 jumps to the start address. Source of the record: OpenSBI's `fw_dynamic_info`, version 2.
 
-One difference from QEMU on purpose: with `-bios none`, an ELF kernel starts at its entry point, where QEMU jumps to the
-first byte of RAM; for a kernel linked to start there, that is the same.
+Differences from QEMU 7.2 on purpose: with `-bios none`, an ELF kernel starts at its entry point, where QEMU jumps to
+the first byte of RAM; for a kernel linked to start there, that is the same. A RAM disk that would lie on the kernel, or
+in memory that a Linux kernel's header claims, goes behind it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from emulator.boards.flattree import MAX_SIZE, FlatTree
 from emulator.boards.images import Image, ImageSet, Loaded, load_program, load_raw, read_file
 from emulator.boards.layout import GIB, MIB, Window
 from emulator.core.bits import align_up, mask
-from emulator.core.errors import ImageError
+from emulator.core.errors import ConfigError, ImageError
+from emulator.core.memory import PAGE_SIZE
 from emulator.hw.fw_cfg import kernel_items
 
 FIRMWARE_CANDIDATES = (
@@ -31,6 +33,8 @@ FIRMWARE_CANDIDATES = (
 
 KERNEL_ALIGNMENT = 2 * MIB
 INITRD_MAX_OFFSET = 128 * MIB
+LINUX_COMMAND_LINE_SIZE = 2047
+"""Characters of a command line that Linux can take; longer ones it cuts without a word."""
 DEVICE_TREE_ALIGNMENT = 2 * MIB
 DEVICE_TREE_LIMIT = 3 * GIB
 """The tree stays below this address, for the sake of 32-bit software."""
@@ -84,13 +88,18 @@ def prepare(config: BoardConfig) -> Boot:
         next_address = layout.FLASH_BANKS[1].base
     elif config.kernel:
         base = align_up(firmware.high, KERNEL_ALIGNMENT) if firmware else ram.base
-        kernel = load_program(images, "kernel", config.kernel, base, gunzip=True)
+        kernel = load_program(images, "kernel", config.kernel, base, unpack=True)
+        if kernel.is_linux and len(config.append) > LINUX_COMMAND_LINE_SIZE:
+            raise ConfigError(
+                f"-append has {len(config.append)} characters, of which Linux would not see more than "
+                f"{LINUX_COMMAND_LINE_SIZE}"
+            )
         next_address = kernel.low
         if config.bios == "none" and kernel.entry is not None and not config.pflash[0]:
             start = kernel.entry
         if config.initrd:
-            offset = min(ram.size // 2, INITRD_MAX_OFFSET)
-            initrd = load_raw(images, "ramdisk", config.initrd, next_address + offset)
+            place = max(next_address + min(ram.size // 2, INITRD_MAX_OFFSET), align_up(kernel.high, PAGE_SIZE))
+            initrd = load_raw(images, "ramdisk", config.initrd, place)
     tree, room = _device_tree(config, initrd)
     image = images.add("device tree", device_tree_address(ram, room), tree.to_bytes(), size=room)
     return Boot(
@@ -149,7 +158,7 @@ def _device_tree(config: BoardConfig, initrd: Loaded | None) -> tuple[FlatTree, 
 def _fw_cfg_items(config: BoardConfig, kernel: Path) -> dict[int, bytes]:
     """The kernel and what goes with it, for firmware in flash to fetch."""
     return kernel_items(
-        read_file("kernel", kernel, config.ram_size, gunzip=True),
+        read_file("kernel", kernel, config.ram_size, unpack=True),
         initrd=read_file("ramdisk", config.initrd, config.ram_size) if config.initrd else None,
         cmdline=config.append,
     )

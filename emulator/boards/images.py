@@ -1,6 +1,7 @@
-"""Images: what the board puts into guest memory before the guest runs, from ELF, gzip or raw files.
+"""Images: what the board puts into guest memory before the guest runs, from ELF, Linux or raw files, packed or not.
 
-Formats: System V ABI, chapter 4 and 5 (ELF), with the RISC-V ELF psABI's machine number; RFC 1952 (gzip, kernels only).
+Formats: System V ABI, chapter 4 and 5 (ELF), with the RISC-V ELF psABI's machine number; the Linux kernel's
+Documentation/arch/riscv/boot-image-header.rst; see `packed` for how kernels may be packed.
 A file may be hostile: what it claims is checked against the window that it has to fit into before anything is read.
 Left out: U-Boot's uImage (refused), relocation (as in QEMU, segments go where their physical addresses say).
 """
@@ -8,12 +9,13 @@ Left out: U-Boot's uImage (refused), relocation (as in QEMU, segments go where t
 from __future__ import annotations
 
 import io
-import zlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from emulator.boards import packed
 from emulator.boards.layout import Window
 from emulator.core.bus import AddressMap
 from emulator.core.errors import ImageError
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from elftools.elf.structs import ELFStructs
 
 ELF_MAGIC = b"\x7fELF"
-GZIP_MAGIC = b"\x1f\x8b"
 UIMAGE_MAGIC = b"\x27\x05\x19\x56"
+LINUX_MAGIC, LINUX_MAGIC_AT = b"RSC\x05", 56
+LINUX_IMAGE_SIZE = struct.Struct("<16xQ")
+"""Where a Linux image's header has the memory that it takes, what it clears by itself included."""
 
 MAX_PROGRAM_HEADERS = 256
 """More than any linker makes; each costs time to look at."""
@@ -31,8 +35,7 @@ MAX_PROGRAM_HEADERS = 256
 _ELF_HEADER_SIZE, _PROGRAM_HEADER_SIZE = 64, 56
 _ELF_CLASS_AT, _ELF_DATA_AT = 4, 5
 _ELF_CLASS_64, _ELF_LITTLE_ENDIAN = 2, 1
-_CHUNK = 1 << 20
-_ZEROS = bytes(_CHUNK)
+_ZEROS = bytes(1 << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Loaded:
     low: int
     high: int
     entry: int | None = None
+    is_linux: bool = False
 
 
 class ImageSet:
@@ -105,26 +109,23 @@ class ImageSet:
                     bus.write_ram(start, _ZEROS[: image.end - start])
 
 
-def load_program(images: ImageSet, what: str, path: Path, base: int, *, gunzip: bool = False) -> Loaded:
+def load_program(images: ImageSet, what: str, path: Path, base: int, *, unpack: bool = False) -> Loaded:
     """Place a firmware or kernel file: an ELF where it says, anything else as it is at `base`.
 
-    `what` names its part for errors. With `gunzip`, a gzip file is unpacked first. Raises ImageError.
+    `what` names its part for errors. With `unpack`, a packed file is unpacked first. Raises ImageError.
     """
     try:
         with path.open("rb") as stream:
-            magic = stream.read(len(ELF_MAGIC))
-            if magic == ELF_MAGIC:
+            magic = stream.read(packed.MAGIC_SIZE)
+            if magic.startswith(ELF_MAGIC):
                 return _load_elf(images, path.name, stream)
-            if magic == UIMAGE_MAGIC:
+            if magic.startswith(UIMAGE_MAGIC):
                 raise ImageError(f"{path.name} is a U-Boot uImage, which cannot be loaded: pass what it contains")
-            if gunzip and magic.startswith(GZIP_MAGIC):
-                data = _gunzip(stream, magic, path.name, images.room(base))
-                if data.startswith(ELF_MAGIC):
-                    return _load_elf(images, path.name, io.BytesIO(data))
-            else:
-                data = _read_bounded(stream, magic, path.name, images.room(base))
+            data = _read(stream, magic, path.name, images.room(base), unpack=unpack)
     except OSError as error:
         raise ImageError(f"could not load {what} '{path}': {error.strerror or error}") from error
+    if data.startswith(ELF_MAGIC):
+        return _load_elf(images, path.name, io.BytesIO(data))
     return _place_raw(images, path.name, base, data)
 
 
@@ -132,7 +133,7 @@ def load_raw(images: ImageSet, what: str, path: Path, base: int) -> Loaded:
     """Place a file as it is, whatever it contains; raises ImageError."""
     try:
         with path.open("rb") as stream:
-            data = _read_bounded(stream, stream.read(len(UIMAGE_MAGIC)), path.name, images.room(base))
+            data = packed.read(stream, b"", path.name, images.room(base))
     except OSError as error:
         raise ImageError(f"could not load {what} '{path}': {error.strerror or error}") from error
     if data.startswith(UIMAGE_MAGIC):
@@ -140,50 +141,27 @@ def load_raw(images: ImageSet, what: str, path: Path, base: int) -> Loaded:
     return _place_raw(images, path.name, base, data)
 
 
-def read_file(what: str, path: Path, limit: int, *, gunzip: bool = False) -> bytes:
+def read_file(what: str, path: Path, limit: int, *, unpack: bool = False) -> bytes:
     """The contents of a file that is not placed by itself; raises ImageError if it has more than `limit` bytes."""
     try:
         with path.open("rb") as stream:
-            magic = stream.read(len(GZIP_MAGIC))
-            unpack = gunzip and magic == GZIP_MAGIC
-            return (_gunzip if unpack else _read_bounded)(stream, magic, path.name, limit)
+            return _read(stream, stream.read(packed.MAGIC_SIZE), path.name, limit, unpack=unpack)
     except OSError as error:
         raise ImageError(f"could not load {what} '{path}': {error.strerror or error}") from error
 
 
+def _read(stream: IO[bytes], head: bytes, name: str, room: int, *, unpack: bool) -> bytes:
+    return packed.unpack(stream, head, name, room) if unpack else packed.read(stream, head, name, room)
+
+
 def _place_raw(images: ImageSet, name: str, base: int, data: bytes) -> Loaded:
+    """Place bytes as they are, with as much memory behind them as a Linux image says that it needs."""
     if not data:
         raise ImageError(f"{name} is empty")
-    image = images.add(name, base, data)
-    return Loaded(image.start, image.end)
-
-
-def _read_bounded(stream: IO[bytes], head: bytes, name: str, room: int) -> bytes:
-    data = bytearray(head)
-    # In chunks, because a read sets aside as much as it is asked for, and the room may be far more than the file.
-    while len(data) <= room and (chunk := stream.read(_CHUNK)):
-        data += chunk
-    if len(data) > room:
-        raise ImageError(f"{name} does not fit into the {room} bytes there are for it")
-    return bytes(data)
-
-
-def _gunzip(stream: IO[bytes], head: bytes, name: str, room: int) -> bytes:
-    """The first member of a gzip file, never more than `room` bytes of it."""
-    unpacker = zlib.decompressobj(wbits=31)
-    data = bytearray()
-    packed = head
-    try:
-        while packed and not unpacker.eof:
-            data += unpacker.decompress(packed, room + 1 - len(data))
-            if len(data) > room:
-                raise ImageError(f"{name} does not fit, unpacked, into the {room} bytes there are for it")
-            packed = unpacker.unconsumed_tail or stream.read(_CHUNK)
-    except zlib.error as error:
-        raise ImageError(f"{name} is a broken gzip file: {error}") from error
-    if not unpacker.eof:
-        raise ImageError(f"{name} is a truncated gzip file")
-    return bytes(data)
+    is_linux = data[LINUX_MAGIC_AT:].startswith(LINUX_MAGIC)
+    needed = LINUX_IMAGE_SIZE.unpack_from(data)[0] if is_linux else 0
+    image = images.add(name, base, data, size=max(needed, len(data)))
+    return Loaded(image.start, image.end, is_linux=is_linux)
 
 
 def _load_elf(images: ImageSet, name: str, stream: IO[bytes]) -> Loaded:

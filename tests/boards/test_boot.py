@@ -84,10 +84,43 @@ def test_ram_too_small_for_kernel_and_device_tree_is_refused(in_file):
         boot.prepare(BoardConfig(ram_size=2 * MIB, bios="none", kernel=in_file(b"kernel")))
 
 
-def test_initrd_that_hits_the_kernel_is_refused(in_file):
+def test_initrd_goes_behind_a_kernel_that_is_in_its_way(in_file):
     kernel, initrd = in_file(bytes(8 * MIB + 1), "kernel"), in_file(b"x", "initrd")
-    with pytest.raises(ImageError, match=r"initrd \(.*\) overlaps kernel \("):
+    plan = boot.prepare(BoardConfig(ram_size=32 * MIB, bios="none", kernel=kernel, initrd=initrd))
+    assert [image.start for image in plan.images][1] == BASE + 16 * MIB
+    plan = boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=kernel, initrd=initrd))
+    assert [image.start for image in plan.images][1] == BASE + 8 * MIB + 4 * KIB
+
+
+def linux_image(*, image_size: int) -> bytes:
+    """A kernel of 256 bytes that takes more memory when it runs."""
+    return struct.pack("<2IQQ24x8s4sI", 0, 0, 2 * MIB, image_size, b"RISCV", b"RSC\x05", 0).ljust(256, b"\0")
+
+
+def test_initrd_goes_behind_what_a_linux_kernel_clears(in_file):
+    kernel, initrd = in_file(linux_image(image_size=9 * MIB), "kernel"), in_file(b"x", "initrd")
+    plan = boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=kernel, initrd=initrd))
+    assert [image.start for image in plan.images][1] == BASE + 9 * MIB
+
+
+def test_linux_kernel_that_claims_more_than_there_is_is_refused(in_file):
+    kernel = in_file(linux_image(image_size=1 << 63), "kernel")
+    with pytest.raises(ImageError, match=r"kernel \(.*\) does not fit into RAM"):
+        boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=kernel))
+
+
+def test_initrd_that_does_not_fit_behind_the_kernel_is_refused(in_file):
+    kernel, initrd = in_file(linux_image(image_size=13 * MIB), "kernel"), in_file(bytes(2 * MIB), "initrd")
+    with pytest.raises(ImageError, match=r"device tree \(.*\) overlaps initrd"):
         boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=kernel, initrd=initrd))
+
+
+def test_command_line_that_linux_would_cut_is_refused(in_file):
+    linux, other = in_file(linux_image(image_size=MIB), "linux"), in_file(b"kernel", "other")
+    boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=linux, append="x" * 2047))
+    boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=other, append="x" * 2048))
+    with pytest.raises(ConfigError, match="-append has 2048 characters, of which Linux would not see more than 2047"):
+        boot.prepare(BoardConfig(ram_size=16 * MIB, bios="none", kernel=linux, append="x" * 2048))
 
 
 def test_missing_firmware_file_is_refused():

@@ -6,10 +6,12 @@ import contextlib
 import gzip
 import random
 import re
+import struct
 import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from emulator.boards.images import ImageSet, load_program, load_raw, read_file
 from emulator.boards.layout import Window
@@ -180,14 +182,62 @@ def test_uimage_is_refused_plainly(images, in_file, load):
 
 
 def test_gzip_kernel_is_unpacked(images, bus, in_file):
-    load_program(images, "kernel", in_file(gzip.compress(b"unpacked")), BASE, gunzip=True)
+    load_program(images, "kernel", in_file(gzip.compress(b"unpacked")), BASE, unpack=True)
     images.write(bus, blank=True)
     assert bus.read_ram(BASE, 9) == b"unpacked\0"
 
 
 def test_gzip_elf_is_unpacked_and_placed_by_its_segments(images, make_elf, in_file):
     elf = gzip.compress(make_elf((BASE + 0x800, b"code"), entry=BASE + 0x800))
-    assert load_program(images, "kernel", in_file(elf), BASE, gunzip=True).entry == BASE + 0x800
+    assert load_program(images, "kernel", in_file(elf), BASE, unpack=True).entry == BASE + 0x800
+
+
+def zboot(payload: bytes, *, offset: int = 0x200, length: int | None = None) -> bytes:
+    """A kernel in an EFI application that unpacks itself."""
+    length = len(payload) if length is None else length
+    return (b"MZ\0\0zimg" + struct.pack("<2I", offset, length)).ljust(offset, b"\0") + payload + b"signature"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize("wrap", [bytes, zboot])
+def test_packed_kernel_is_unpacked(images, bus, in_file, pack, wrap):
+    kernel = random.Random(1).randbytes(SIZE // 2)
+    load_program(images, "kernel", in_file(wrap(pack(kernel))), BASE, unpack=True)
+    images.write(bus, blank=True)
+    assert bus.read_ram(BASE, len(kernel)) == kernel
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_every_truncation_of_a_kernel_that_unpacks_itself_is_refused(images, in_file, pack):
+    packed = zboot(pack(b"unpacked"), offset=0x40)[: -len(b"signature")]
+    for length in range(8, len(packed)):
+        refused(images, in_file(packed[:length]), "truncated", unpack=True)
+
+
+def test_kernel_packed_in_another_way_is_refused(images, in_file):
+    refused(images, in_file(zboot(b"\xfd7zXZ\0 and so on")), "not supported: use gzip or zstd", unpack=True)
+
+
+def test_zstd_bomb_is_refused_without_unpacking_all_of_it(images, in_file):
+    path = in_file(zstandard.compress(bytes(1 << 28)))
+    tracemalloc.start()
+    try:
+        refused(images, path, "does not fit, unpacked", unpack=True)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_truncation_of_a_zstd_kernel_is_refused(images, in_file):
+    packed = zstandard.compress(b"unpacked")
+    for length in range(8, len(packed)):
+        refused(images, in_file(packed[:length]), "truncated zstd", unpack=True)
+
+
+def test_zstd_kernel_with_a_wrong_byte_is_refused(images, in_file):
+    packed = bytearray(zstandard.compress(b"unpacked" * 100))
+    packed[6] ^= 0xFF
+    refused(images, in_file(bytes(packed)), "broken zstd|truncated zstd", unpack=True)
 
 
 def test_gzip_initrd_stays_packed(images, bus, in_file):
@@ -201,7 +251,7 @@ def test_gzip_bomb_is_refused_without_unpacking_all_of_it(images, in_file):
     path = in_file(gzip.compress(bytes(1 << 26)))
     tracemalloc.start()
     try:
-        refused(images, path, "does not fit, unpacked", gunzip=True)
+        refused(images, path, "does not fit, unpacked", unpack=True)
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
@@ -210,13 +260,13 @@ def test_gzip_bomb_is_refused_without_unpacking_all_of_it(images, in_file):
 def test_every_truncation_of_a_gzip_kernel_is_refused(images, in_file):
     packed = gzip.compress(b"unpacked")
     for length in range(2, len(packed)):
-        refused(images, in_file(packed[:length]), "truncated gzip", gunzip=True)
+        refused(images, in_file(packed[:length]), "truncated gzip", unpack=True)
 
 
 def test_gzip_kernel_with_a_wrong_checksum_is_refused(images, in_file):
     packed = bytearray(gzip.compress(b"unpacked"))
     packed[-8] ^= 1
-    refused(images, in_file(bytes(packed)), "broken gzip", gunzip=True)
+    refused(images, in_file(bytes(packed)), "broken gzip", unpack=True)
 
 
 def test_overlap_names_both_images(images):
