@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import select
 import signal
@@ -226,8 +227,9 @@ class Emulator:
         return self.process.wait(PATIENCE_SECONDS)
 
     def stand_still(self) -> None:
-        """Let the process do nothing at all from now on."""
+        """Let the process do nothing at all from now on; its threads stop when the first of them has its turn."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         """Undo `stand_still`."""
