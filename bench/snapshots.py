@@ -214,7 +214,7 @@ def device_state(repeats: int = 100) -> Times:
     times: dict[str, list[float]] = {}
     with Machine("virt", ram="16M", kernel=PREBUILT / "toy.elf") as machine:
         machine.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
-        with machine._held() as subject:  # stopped: nobody but this thread looks at it
+        with machine.transfer.held() as subject:  # stopped: nobody but this thread looks at it
             for _ in range(repeats):
                 begin = time.perf_counter()
                 writer = Writer()

@@ -330,7 +330,7 @@ def _run(
             if start.loadvm is not None:  # before anything is typed, which would be lost
                 _loadvm(machine, start.loadvm)
             if start.incoming is not None:
-                machine.expect()
+                machine.transfer.expect()
             console.open_all()
             if start.incoming is not None:
                 _expect(machine, console, start.incoming, stopped=start.stopped)

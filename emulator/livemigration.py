@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import emulator.machinestate  # noqa: F401  (what `Machine.freeze` needs is loaded before the guest stands still)
 from emulator.core.errors import EmulatorError, FileError
 from emulator.core.memory import RamBlock
 from emulator.migration.channel import Channel, Listener, TlsCredentials, connect, listen
@@ -134,7 +133,7 @@ class LiveMigration:
         """
         address = parse_uri(uri)
         if self._machine.status is not RunState.INMIGRATE:
-            self._machine.expect()
+            self._machine.transfer.expect()
         if not self.incoming.begin():
             raise MigrationError("The incoming migration has already been started")
         try:
@@ -186,19 +185,19 @@ class LiveMigration:
         self.address = None
         self.incoming.change(Status.ACTIVE)
         with contextlib.closing(channel):
-            received = Incoming(self._machine, channel, listener if channel.two_way else None)
+            received = Incoming(self._machine.transfer, channel, listener if channel.two_way else None)
             received.run()
-            self._machine.arrive(running=received.was_running and self.autostart)
+            self._machine.transfer.arrive(running=received.was_running and self.autostart)
             self._machine.serial.port.feed(received.confirm())
 
     def _load(self, path: Path) -> None:
         """Take the guest out of a file, which may have its RAM in any of the layouts."""
         from emulator.migration import files, savevm
 
-        subject = self._machine.subject()
+        subject = self._machine.transfer.subject()
         with files.mapped(path) as (data, fd), savevm.load(subject, data, fd) as loaded:
-            was_running = self._machine.adopt(loaded)
-        self._machine.arrive(running=was_running and self.autostart)
+            was_running = self._machine.transfer.adopt(loaded)
+        self._machine.transfer.arrive(running=was_running and self.autostart)
 
     def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
         def run() -> None:
@@ -233,6 +232,7 @@ class _Guest:
         self.machine = machine.name
         self.blocks: Sequence[RamBlock] = tuple(machine.board.ram_blocks)
         self.uuid = machine.config.uuid
-        self.freeze, self.thaw = machine.freeze, machine.thaw
-        self.give_up, self.throttle = machine.give_up, machine.throttle
+        transfer = machine.transfer
+        self.freeze, self.thaw = transfer.freeze, transfer.thaw
+        self.give_up, self.throttle = transfer.give_up, transfer.throttle
         self.take_input = machine.serial.port.take

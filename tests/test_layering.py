@@ -23,7 +23,8 @@ LAYERS = (
     (2, ("testing",)),
     (3, ("chardev",)),
     (4, ("boards",)),
-    (4, ("cpuview", "machinestate")),
+    (4, ("cpuview", "machinestate", "runner")),
+    (4, ("transfer",)),
     (4, ("livemigration",)),
     (4, ("machine",)),
     (5, ("monitor",)),
@@ -138,7 +139,7 @@ def test_no_import_goes_in_circles() -> None:
 
 
 def test_no_chip_imports_another() -> None:
-    chips = {file for file in FILES if unit(file) == "hw"}
+    chips = {file for file in FILES if unit(file) == "hw"} - {"hw/fifo8.py"}  # a part of chips
     assert {file: OURS[file] & chips for file in chips if OURS[file] & chips} == {}
 
 

@@ -11,6 +11,7 @@ import pytest
 from emulator import Elapsed, Icount, Machine, RunState, Serial
 from emulator.core.charport import CharPort
 from emulator.core.errors import ConfigError, ImageError, MemoryAccessError
+from emulator.runner import Runner
 
 TOY = Path(__file__).parents[1] / "firmware/prebuilt/toy.elf"
 LIMIT = 60
@@ -269,12 +270,12 @@ def test_first_use_by_several_threads_builds_one_board(toy: Machine) -> None:
 
 
 def test_a_failure_while_building_leaves_nothing_behind(toy: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_machine: Machine) -> None:
+    def interrupted(_runner: Runner) -> None:
         raise KeyboardInterrupt
 
     before = set(threading.enumerate())
     with monkeypatch.context() as patch:
-        patch.setattr(Machine, "_reset_now", interrupted)
+        patch.setattr(Runner, "reset", interrupted)
         with pytest.raises(KeyboardInterrupt):
             toy.power_on()
     toy.quit()

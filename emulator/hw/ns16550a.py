@@ -39,12 +39,12 @@ from emulator.core.charport import CharPort
 from emulator.core.clock import NS_PER_SECOND, VirtualClock
 from emulator.core.device import Device
 from emulator.core.irq import IrqLine
+from emulator.hw.fifo8 import FIFO_SIZE, VMSTATE_FIFO8, Fifo
 from emulator.migration.errors import FieldRangeError
-from emulator.migration.fields import Buffer, Field, Int32, Struct, UInt8, UInt16, UInt32, WithTmp
+from emulator.migration.fields import Field, Int32, Struct, UInt8, UInt16, UInt32, WithTmp
 from emulator.migration.fields import Timer as WireTimer
 from emulator.migration.vmstate import VMStateDescription
 
-FIFO_SIZE = 16
 BAUD_BASE = 399_193
 """Baud at divisor 1: the `baudbase` QEMU 7.2 gives the board's UART, not the 230400 of its device tree's clock."""
 SLOWEST_BAUD = 3500
@@ -80,53 +80,6 @@ BYTES = tuple(bytes([value]) for value in range(256))
 
 
 @dataclass(slots=True)
-class Cursor:
-    """A place in a ring of bytes: a reference to the ring, not a copy, and an offset below its length."""
-
-    ring: bytearray
-    offset: int = 0
-
-
-@dataclass(slots=True)
-class Fifo:
-    """Sixteen bytes, first in, first out; `head` is the oldest of the `count` bytes held, the others are zeros."""
-
-    ring: bytearray = field(default_factory=lambda: bytearray(FIFO_SIZE))
-    count: int = 0
-    head: Cursor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.head = Cursor(self.ring)
-
-    def push(self, value: int) -> bool:
-        """Append a byte; False, and nothing changes, if the FIFO is full."""
-        if self.count == FIFO_SIZE:
-            return False
-        self.ring[(self.head.offset + self.count) % FIFO_SIZE] = value
-        self.count += 1
-        return True
-
-    def pop(self) -> int:
-        """Take the oldest byte; the FIFO must hold one."""
-        head = self.head
-        value = head.ring[head.offset]
-        head.ring[head.offset] = 0
-        self.count -= 1
-        head.offset = (head.offset + 1) % FIFO_SIZE if self.count else 0
-        return value
-
-    def clear(self) -> None:
-        """Forget all bytes and begin again at the ring's start."""
-        self.ring[:] = bytes(FIFO_SIZE)
-        self.head.offset = self.count = 0
-
-    def post_load(self, _version_id: int) -> None:
-        """Drop what another machine's empty FIFO still held."""
-        if not self.count:
-            self.clear()
-
-
-@dataclass(slots=True)
 class SerialState:
     """All that the guest can observe, by QEMU's names; deadlines are virtual ns, flags 0 or 1."""
 
@@ -156,22 +109,6 @@ class SerialState:
 
 
 @dataclass(slots=True)
-class HeadTmp:
-    """The wire form of a FIFO's head."""
-
-    parent: Fifo
-    head: int = 0
-
-    def pre_save(self) -> None:
-        """From the reference to its offset."""
-        self.head = self.parent.head.offset
-
-    def post_load(self, _version_id: int) -> None:
-        """From the offset to a reference into the new ring."""
-        self.parent.head = Cursor(self.parent.ring, self.head)
-
-
-@dataclass(slots=True)
 class SerialMmTmp:
     """QEMU's `serial-mm` holds the chip in a field `serial`; here the device's state is the chip's."""
 
@@ -198,23 +135,6 @@ def _settle(state: SerialState, _version_id: int) -> None:
         raise FieldRangeError("lsr", hex(state.lsr), "a busy transmitter, as a byte waits for the terminal")
     if state.tsr_retry and state.fcr & FCR_FE and bool(idle) == bool(waiting):
         raise FieldRangeError("lsr", hex(state.lsr), f"THRE to say whether the FIFO is empty; it holds {waiting}")
-
-
-VMSTATE_FIFO8 = VMStateDescription(
-    "Fifo8",
-    Fifo,
-    version_id=1,
-    minimum_version_id=1,
-    fields=(
-        Buffer("ring", FIFO_SIZE, wire_name="data", version_id=1),
-        WithTmp(
-            VMStateDescription("Fifo8/head", HeadTmp, fields=(UInt32("head", limit=FIFO_SIZE),)),
-            covers=("head",),
-            inline=True,
-        ),
-        UInt32("count", limit=FIFO_SIZE + 1, wire_name="num"),
-    ),
-)
 
 
 def _thr_ipending_needed(state: SerialState) -> bool:

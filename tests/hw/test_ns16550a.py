@@ -14,7 +14,8 @@ import pytest
 from emulator.core.charport import CharPort
 from emulator.core.clock import VirtualClock
 from emulator.core.irq import IrqLine
-from emulator.hw.ns16550a import INPUT_BURST, INPUT_PAUSE_NS, Cursor, Fifo, Ns16550a, SerialState
+from emulator.hw.fifo8 import Cursor, Fifo
+from emulator.hw.ns16550a import INPUT_BURST, INPUT_PAUSE_NS, Ns16550a, SerialState
 
 # Registers by offset; DLL and DLM stand behind LCR's divisor latch access bit.
 RBR = THR = DLL = 0

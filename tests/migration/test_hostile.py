@@ -73,7 +73,7 @@ class Target:
         stream = bytearray()
 
         def save() -> None:
-            with self.machine._held() as subject:
+            with self.machine.transfer.held() as subject:
                 savevm.save(subject, stream.extend)
 
         self.machine.call(save)
@@ -84,7 +84,7 @@ class Target:
         writer = Writer()
 
         def save() -> None:
-            with self.machine._held() as subject:
+            with self.machine.transfer.held() as subject:
                 described = put_devices(subject.registry, writer)
                 self.described = {(section["name"], section["instance_id"]): section for section in described}
 
@@ -99,8 +99,8 @@ class Target:
         """Load a stream; returns the error if it is refused, which must be a proper one."""
 
         def load() -> None:
-            with self.machine._held() as subject, savevm.load(subject, memoryview(data), fd) as loaded:
-                self.machine._adopt(loaded, subject)
+            with self.machine.transfer.held() as subject, savevm.load(subject, memoryview(data), fd) as loaded:
+                self.machine.transfer.take_over(loaded, subject)
 
         error = None
         try:

@@ -45,7 +45,7 @@ def source() -> Iterator[Machine]:
 def target() -> Iterator[Machine]:
     """Waits for a guest, and for the monitor to say where it comes from."""
     with Machine("virt", ram="16M") as machine:
-        machine.expect()
+        machine.transfer.expect()
         yield machine
 
 

@@ -106,7 +106,7 @@ def stream_of(machine: Machine) -> bytes:
     stream = bytearray()
 
     def save() -> None:
-        with machine._held() as subject:
+        with machine.transfer.held() as subject:
             savevm.save(subject, stream.extend)
 
     machine.call(save)

@@ -58,11 +58,11 @@ class MappedFile:
         def load() -> None:
             with (
                 memoryview(self.data)[:length] as data,
-                self.machine._held() as subject,
+                self.machine.transfer.held() as subject,
                 savevm.load(subject, data, self.fd) as loaded,
             ):
                 if adopt:
-                    self.machine._adopt(loaded, subject)
+                    self.machine.transfer.take_over(loaded, subject)
 
         try:
             self.machine.call(load)
@@ -91,7 +91,7 @@ def state_of(machine: Machine) -> bytes:
     stream = bytearray()
 
     def save() -> None:
-        with machine._held() as subject:
+        with machine.transfer.held() as subject:
             savevm.save(subject, stream.extend)
 
     machine.call(save)
