@@ -36,6 +36,9 @@ type: $(INSTALLED) ## static types
 bench: $(INSTALLED) ## compare with qemu-system-riscv64; BENCH_ARGS=--json for a script
 	@$(BIN)/python bench/compare.py $(BENCH_ARGS)
 
+bench-linux: $(INSTALLED) $(LINUX)/initrd ## compare Linux here and in qemu-system-riscv64
+	@$(BIN)/python bench/linux.py $(BENCH_ARGS)
+
 linux: $(INSTALLED) $(LINUX)/initrd ## boot Debian's Linux to a shell; LINUX_RAM=256M, LINUX_ARGS='-qmp ...'
 	@$(BIN)/mini-qemu run -m $(LINUX_RAM) -kernel $(LINUX)/vmlinuz -initrd $(LINUX)/initrd \
 		-append 'console=ttyS0,115200n8r earlycon' $(LINUX_ARGS)
@@ -69,5 +72,5 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-linux lint type bench linux firmware check clean
+.PHONY: help venv demo test test-linux lint type bench bench-linux linux firmware check clean
 .NOTPARALLEL:

@@ -24,13 +24,13 @@ def _percent(subject: Subject, seconds: float) -> float:
                 raise RuntimeError(f"{subject.name} ended before the prompt")
             said += piece
         time.sleep(0.2)  # what comes after the prompt is start-up still
-        clock = _cpu_clock(process.pid)
+        clock = cpu_clock(process.pid)
         begin, used = time.perf_counter(), time.clock_gettime(clock)
         time.sleep(seconds)
         used = time.clock_gettime(clock) - used
         return 100 * used / (time.perf_counter() - begin)
 
 
-def _cpu_clock(pid: int) -> int:
+def cpu_clock(pid: int) -> int:
     """The CPU-time clock of another process, all its threads together: what clock_getcpuclockid(3) returns on Linux."""
     return (~pid << 3) | 2
