@@ -144,8 +144,10 @@ class VMStateDescription(Info):
         try:
             state = self.load_struct(reader, state, self.version_id if version_id is None else version_id)
             if reader.peek() == SUBSECTION:
-                name = reader.peek_bytes(2, reader.peek(1) or 0).decode("latin-1")
-                raise SubsectionError("the end of the section", f"subsection {name}", offset=reader.offset)
+                begin = reader.offset
+                reader.skip(1)
+                name = reader.read(reader.u8()).decode("latin-1")
+                raise SubsectionError("the end of the section", f"subsection {name}", offset=begin)
         except StreamError as error:
             error.section = error.section or self.name
             raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator.migration.errors import FieldRangeError, StreamError, SubsectionError
+from emulator.migration.errors import FieldRangeError, StreamError, SubsectionError, TruncatedError
 from emulator.migration.fields import (
     Array,
     Array2D,
@@ -205,7 +205,7 @@ def check_error(error: StreamError, data: bytes | bytearray) -> None:
     assert error.offset is not None
     assert error.offset <= len(data)
     assert error.section in ("dev", "vb")
-    assert error.path or isinstance(error, SubsectionError)
+    assert error.path or isinstance(error, SubsectionError | TruncatedError)
     assert "\n" not in str(error)
 
 

@@ -171,6 +171,11 @@ def test_every_other_truncation_of_subsections_is_refused(wire: Any, refused: An
         assert error.offset in range(1, length + 1)
 
 
+@pytest.mark.parametrize("data", [b"\1\5", b"\1\5\5", b"\1\5\5dev/"])
+def test_subsection_whose_name_is_cut_off_is_a_truncation(data: bytes, refused: Any) -> None:
+    assert isinstance(refused(DEV, data), TruncatedError)
+
+
 def test_subsections_may_come_in_any_order(save: Any) -> None:
     first = VMStateDescription("dev/1", State, fields=(UInt8("b"),))
     second = VMStateDescription("dev/2", State, fields=(UInt8("c"),))
