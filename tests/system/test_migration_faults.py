@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import random
 import re
 import socket
@@ -156,9 +157,17 @@ class Pair:
         """Have the guest write so many MiB/s to so many MiB, all of which hold something when this returns."""
         self.command(f"dirty {rate} {size}")
         while b" 0 passes" in self.command("dirty"):
-            self.here.stop()
-            self.here.run(until=Elapsed(0.05), timeout=PATIENCE_SECONDS)
-            self.here.cont()
+            self.rest()
+
+    def rest(self) -> None:
+        """Give the guest time to come to where it waits for input."""
+        self.here.stop()
+        self.here.run(until=Elapsed(0.05), timeout=PATIENCE_SECONDS)
+        self.here.cont()
+
+    def is_well(self) -> bool:
+        """Have the guest look at all that it has written, and at its code."""
+        return b", 0 errors" in self.command("dirty check") and self.ask() == self.crc
 
     def ask(self) -> bytes:
         """Have the guest add up its code."""
@@ -280,7 +289,7 @@ def test_guest_is_taken_back_from_a_command_that_does_not_end(pair: Pair, monkey
 
 
 def ends_of_messages(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
-    """Move the guest: how many bytes have gone forward at the end of each message, and back; 0 and all among them."""
+    """Move the guest, at rest: how many bytes have gone forward at the end of each message, and back; from 0 to all."""
     forward = {0}
 
     def noting(parse: Callable[..., Any]) -> Callable[..., Any]:
@@ -298,18 +307,20 @@ def ends_of_messages(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[list[
     with monkeypatch.context() as patch:
         patch.setattr(incoming._Inbox, "parse", noting(incoming._Inbox.parse))
         patch.setattr(incoming, "get_footer", get_footer_and_note)
+        pair.rest()
         passed = pair.move().passed
     forward |= {passed[0] - TYPED_LENGTH.size, passed[0]}
     return sorted(forward), [*range(0, passed[1], len(message(Said(Message.PONG)))), passed[1]]
 
 
 def cut_everywhere(pair: Pair, cuts: list[dict[str, Any]]) -> Counter[str]:
-    """Move the guest with each of these cuts; how many of them it has survived at which side."""
+    """Move the guest with each of these cuts; how many of them it has survived at which side, with all its memory."""
     moved: Counter[str] = Counter()
     for cut in cuts:
         before = pair.here
         pair.move(**cut)
         moved["stayed" if pair.here is before else "moved"] += 1
+        assert pair.is_well(), cut
     return moved
 
 
@@ -319,13 +330,13 @@ def cut_everywhere(pair: Pair, cuts: list[dict[str, Any]]) -> Counter[str]:
 def test_exactly_one_side_runs_the_guest_after_a_cut_behind_any_message(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """And at every byte of the way back, of which there are few."""
+    """And in the middle of any; and at every byte of the way back, of which there are few."""
     monkeypatch.setattr(incoming, "REDELIVERY_SECONDS", SHORT_REDELIVERY_SECONDS)
     forward, back = ends_of_messages(pair, monkeypatch)
     cuts = [{"forward": count, "how": how} for count in forward]
+    cuts += [{"forward": (begin + end) // 2, "how": how} for begin, end in itertools.pairwise(forward)]
     cuts += [{"back": count, "how": how} for count in range(back[-1] + 1)]
     moved = cut_everywhere(pair, cuts)
-    assert pair.ask() == pair.crc
     assert ends_of_messages(pair, monkeypatch) == (forward, back)  # the cuts were where they were to be
     print(f"{len(forward)} messages forward, {len(back)} back; cut there and at every byte back: {dict(moved)}")
 
@@ -345,7 +356,5 @@ def test_exactly_one_side_runs_the_guest_wherever_the_connection_is_cut(
         for direction, length in (("forward", forward), ("back", back)):
             cuts.append({direction: dice.randrange(length), "how": dice.choice(("end", "reset"))})
     moved = cut_everywhere(pair, cuts)
-    assert b" 0 errors" in pair.command("dirty check")
     assert b" 0 errors" in pair.command("dirty")
-    assert pair.ask() == pair.crc
     print(f"{len(cuts)} cuts in about {forward} bytes forward and {back} back: {dict(moved)}")
