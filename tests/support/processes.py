@@ -229,7 +229,7 @@ class Emulator:
     def stand_still(self) -> None:
         """Let the process do nothing at all from now on; its threads stop when the first of them has its turn."""
         self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def go_on(self) -> None:
         """Undo `stand_still`."""

@@ -100,6 +100,20 @@ def test_migrate_fd_proto(mini_qemu: Start) -> None:
     check_moved(source, destination, crc)
 
 
+def test_migrate_precopy_fd_file(mini_qemu: Start, tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("wb") as file:
+        source = mini_qemu("-kernel", str(TOY), pass_fds=[file.fileno()])
+        source.serial.wait_for(rb"toy> $")
+        crc = make_busy(source)
+        assert source.migrate(f"fd:{file.fileno()}") == "completed"
+    with (tmp_path / "stream").open("rb") as file:
+        destination = mini_qemu("-incoming", f"fd:{file.fileno()}", pass_fds=[file.fileno()])
+    destination.serial.wait_for(rb"count \d+\r")
+    assert (source.run_state, destination.run_state) == ("postmigrate", "running")
+    check_guest(destination, crc)
+    check_counting(source, destination)
+
+
 def test_precopy_exec(source: Emulator, destination: Emulator, tmp_path: Path) -> None:
     pipe = shlex.quote(str(tmp_path / "pipe"))
     os.mkfifo(tmp_path / "pipe")
@@ -323,6 +337,7 @@ def test_cancel_src_after_active(source: Emulator, destination: Emulator) -> Non
     source.wait_for_status("active")
     source.wait_for_event("MIGRATION_PASS")
     source.execute("migrate_cancel")
+    source.execute("migrate_cancel")  # while it is being cancelled, or has been
     assert source.wait_until_ended() == "cancelled"
     migrates_after(source, destination, uri)
 

@@ -108,7 +108,8 @@ def test_a_destination_that_is_killed_while_the_guest_stands_still(
 ) -> None:
     busy_source.let_migration_end()
     busy_source.capabilities(pause_before_switchover=True)
-    busy_source.execute("migrate", uri=destination.listen(LOOPBACK))
+    uri = destination.listen(LOOPBACK)
+    busy_source.execute("migrate", uri=uri)
     busy_source.wait_for_status("pre-switchover")
     with destination.stopped():
         if status == "device":
@@ -118,7 +119,9 @@ def test_a_destination_that_is_killed_while_the_guest_stands_still(
     if status == "pre-switchover":
         busy_source.execute("migrate-continue", state="pre-switchover")
     assert busy_source.wait_until_ended() == "failed"
+    assert "closed the connection" in busy_source.migration_error
     assert has_the_guest(busy_source)
+    assert port_is_free(uri)
 
 
 def test_a_source_that_is_killed_leaves_a_destination_that_can_be_used(mini_qemu: Start, destination: Emulator) -> None:
@@ -158,7 +161,7 @@ def test_an_expected_guest_that_does_not_come_ends_the_process(mini_qemu: Start,
 def test_either_side_may_stand_still_for_ten_seconds(mini_qemu: Start) -> None:
     """Four pairs at a time: each side is stopped in the first pass, and while the guest stands still."""
     dice = random.Random(6)
-    pairs = []
+    pairs, uris = [], []
     for _ in range(4):
         source, destination = mini_qemu("-kernel", str(TOY)), mini_qemu("-incoming", "defer")
         source.serial.wait_for(rb"toy> $")
@@ -167,14 +170,15 @@ def test_either_side_may_stand_still_for_ten_seconds(mini_qemu: Start) -> None:
     victims = []
     for number, (source, destination) in enumerate(pairs):
         victims.append((source, destination)[number % 2])
+        uris.append(destination.listen(LOOPBACK))
         if number < 2:
-            source.execute("migrate", uri=destination.listen(LOOPBACK))
+            source.execute("migrate", uri=uris[-1])
             source.wait_for_status("active")
             time.sleep(dice.random() * 0.2)  # of the second that this pass takes
         else:
             source.let_migration_end()
             source.capabilities(pause_before_switchover=True)
-            source.execute("migrate", uri=destination.listen(LOOPBACK))
+            source.execute("migrate", uri=uris[-1])
             source.wait_for_status("pre-switchover")
             destination.stand_still()
             source.execute("migrate-continue", state="pre-switchover")
@@ -191,6 +195,7 @@ def test_either_side_may_stand_still_for_ten_seconds(mini_qemu: Start) -> None:
         destination.wait_for_status("completed")
         assert source.run_state == "postmigrate"
         assert has_the_guest(destination)
+    assert all(port_is_free(uri) for uri in uris)
 
 
 @pytest.mark.slow
@@ -250,6 +255,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "noise": (lambda: random.Random(7).randbytes(100_000), "stream"),
     "a program": (TOY.read_bytes, "begins with QEVM"),
     "a web browser": (lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "stream"),
+    "another format": (lambda: b"QEVM\0\0\0\4", "version.* 4"),
     "half a stream": (lambda: sample("virt-7.2")[:20_000], "ended too early"),
     "another machine": (lambda: sample("virt-7.2").replace(b"virt", b"vart", 1), "machine type virt .*vart"),
     "another cpu": (lambda: with_other_cpu_version(sample("virt-7.2")), "cpu.*version.*99"),
