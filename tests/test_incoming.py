@@ -90,6 +90,7 @@ def start(spawn: Spawn, tmp_path: Path) -> Iterator[Start]:
 def status_of(child: pexpect.spawn[bytes]) -> int | None:
     child.expect(pexpect.EOF)
     child.close()
+    print(child.before)  # its last words, should the status be another one
     status: int | None = child.exitstatus
     return status
 
