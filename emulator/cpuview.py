@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from emulator.cpu.env import F_NAMES, X_NAMES
+from emulator.cpu.mmu import PageMap
 from emulator.cpu.vcpu import Vcpu
 
 _ABI_NAMES = {name: f"{kind}{n}" for kind, names in (("x", X_NAMES), ("f", F_NAMES)) for n, name in enumerate(names)}
@@ -56,6 +57,11 @@ class CpuView:
         """All that `info registers` shows, in its order."""
         registers: dict[str, int] = self._call(self._vcpu.registers)
         return registers
+
+    def page_map(self) -> PageMap | None:
+        """What its page tables map; None while addresses are not translated."""
+        found: PageMap | None = self._call(self._vcpu.page_map)
+        return found
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Memory at a virtual address as the next instruction would see it; MemoryAccessError where there is none."""

@@ -26,7 +26,7 @@ def disassemble(code: bytes, address: int, xlen: int = 64) -> list[tuple[int, by
             break
         found = next(_disassembler(xlen).disasm(code[position:], address + position, 1), None)
         size = found.size if found else 2
-        text = f"{found.mnemonic:<8}{found.op_str}".rstrip() if found else ""
+        text = f"{found.mnemonic:<7} {found.op_str}".rstrip() if found else ""
         raw = code[position : position + size]
         shown.append((address + position, raw, text or f".half   0x{int.from_bytes(raw, 'little'):04x}"))
         position += size

@@ -7,6 +7,7 @@ Source: RISC-V Privileged Architecture 1.10, sections 3.1.6 to 3.1.16 and 4.1.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 from emulator.core import log
 from emulator.core.bits import get_field, mask, set_field
@@ -48,8 +49,23 @@ ADDRESS_CAUSES = frozenset(
 """Exceptions whose trap value is the address that was used."""
 
 PRIV_U, PRIV_S, PRIV_M = 0, 1, 3
+MODES = "US-M"
+"""Their letters."""
 
 SIE, MIE, SPIE, MPIE, SPP, MPP = 1 << 1, 1 << 3, 1 << 5, 1 << 7, 1 << 8, 3 << 11
+
+
+NAMES = (
+    "misaligned_fetch fault_fetch illegal_instruction breakpoint "
+    "misaligned_load fault_load misaligned_store fault_store "
+    "user_ecall supervisor_ecall hypervisor_ecall machine_ecall "
+    "exec_page_fault load_page_fault reserved store_page_fault"
+).split()
+INTERRUPT_NAMES = (
+    "u_software s_software vs_software m_software u_timer s_timer vs_timer m_timer "
+    "u_external s_external vs_external m_external"
+).split()
+"""What QEMU calls exceptions and interrupts, by their codes."""
 
 
 def enter_trap(env: Env, cause: int, trap_value: int) -> None:
@@ -60,10 +76,7 @@ def enter_trap(env: Env, cause: int, trap_value: int) -> None:
     priv = env["priv"]
     delegated = priv <= PRIV_S and env["medeleg"] >> cause & 1
     if log.enabled(log.interrupts):
-        target = "S" if delegated else "M"
-        log.interrupts.debug(
-            "exception %d in mode %d at 0x%x, value 0x%x, to %s", cause, priv, env["pc"], trap_value, target
-        )
+        log_trap(env, cause, env["pc"], trap_value)
     status = env["mstatus"]
     if delegated:
         status = set_field(status, SPIE, get_field(status, SIE))
@@ -77,3 +90,26 @@ def enter_trap(env: Env, cause: int, trap_value: int) -> None:
         env["pc"], env["priv"] = env["mtvec"] & ~3, PRIV_M
     env["mstatus"] = status
     env["load_res"] = mask(env.xlen)
+
+
+def log_interrupt(env: Env) -> None:
+    """Log the interrupt that brought the hart to `pc`, if one has: that is a handler, and the cause says so."""
+    for mode, tvec, epc, cause in ((PRIV_S, "stvec", "sepc", "scause"), (PRIV_M, "mtvec", "mepc", "mcause")):
+        code = env[cause] & mask(env.xlen - 1)
+        handler = (env[tvec] & ~3) + 4 * code * (env[tvec] & 1)
+        if env["priv"] == mode and env["pc"] == handler and env[cause] >> env.xlen - 1:
+            log_trap(env, code, env[epc], 0, names=INTERRUPT_NAMES)
+
+
+def log_trap(env: Env, cause: int, pc: int, trap_value: int, *, names: Sequence[str] = NAMES) -> None:
+    """One line in QEMU's words, with which tools can tell what an operating system is doing."""
+    digits = env.xlen // 4
+    log.interrupts.debug(
+        "riscv_cpu_do_interrupt: hart:%d, async:%d, cause:%0*x, epc:0x%0*x, tval:0x%0*x, desc=%s",
+        env["mhartid"],
+        names is INTERRUPT_NAMES,
+        *(digits, cause),
+        *(digits, pc),
+        *(digits, trap_value),
+        names[cause] if cause < len(names) else "reserved",
+    )

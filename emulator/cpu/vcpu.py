@@ -19,7 +19,7 @@ from emulator.cpu import csrs, decode, mmu
 from emulator.cpu.engine import Access, Engine, Exit
 from emulator.cpu.env import F_NAMES, X_NAMES
 from emulator.cpu.state import CommonPart, RegisterPart
-from emulator.cpu.traps import ADDRESS_CAUSES, PRIV_M, PRIV_S, Cause, enter_trap
+from emulator.cpu.traps import ADDRESS_CAUSES, MODES, PRIV_M, PRIV_S, Cause, enter_trap, log_interrupt
 
 MSIP, MTIP, SEIP, MEIP = 1 << 3, 1 << 7, 1 << 9, 1 << 11
 """The bits of `mip` that interrupt lines drive."""
@@ -243,10 +243,14 @@ class Vcpu:
         """Memory as the hart's next instruction would see it; MemoryAccessError where there is none."""
         return mmu.read_virtual(self.env, self.bus, address, length)
 
+    def page_map(self) -> mmu.PageMap | None:
+        """What `info mem` shows; None while addresses are not translated."""
+        return mmu.page_map(self.env, self.bus)
+
     def trace(self) -> None:
         """Follow what `-d` asks for; call it once, before the guest runs."""
         self._trace_mmio = log.enabled(log.mmio)
-        if log.enabled(log.in_asm) or log.enabled(log.executed):
+        if any(log.enabled(item) for item in (log.in_asm, log.executed, log.interrupts)):
             self.engine.trace_blocks(self._on_block)
 
     # Inside
@@ -340,12 +344,23 @@ class Vcpu:
         return physical if address is None else address
 
     def _on_block(self, address: int, size: int) -> None:
+        if log.enabled(log.interrupts):
+            log_interrupt(self.env)
         if log.enabled(log.executed):
-            log.executed.debug("Trace %d: 0x%x", self.hart, address)
-        if log.enabled(log.in_asm) and address not in self._shown:
-            self._shown.add(address)
-            from emulator.cpu.disasm import disassemble  # Capstone takes 120 ms to import
+            log.executed.debug("Trace %d: 0x%x %s", self.hart, address, MODES[self.env["priv"]])
+        if log.enabled(log.in_asm):
+            self._show_code(address, size)
 
-            code = self.read_virtual(address, size)
-            lines = (f"0x{at:016x}:  {raw[::-1].hex():<8}  {text}" for at, raw, text in disassemble(code, address))
-            log.in_asm.debug("----------------\nIN:\n%s\n", "\n".join(lines))
+    def _show_code(self, address: int, size: int) -> None:
+        """Log a block's instructions, once for each place in memory: programs have the same addresses, not the code."""
+        try:
+            place, code = mmu.translate(self.env, self.bus, address), self.read_virtual(address, size)
+        except MemoryAccessError:
+            return  # the guest has taken the page away, and not told the hart yet
+        if place in self._shown:
+            return
+        self._shown.add(place)
+        from emulator.cpu.disasm import disassemble  # Capstone takes 120 ms to import
+
+        lines = (f"0x{at:016x}:  {raw[::-1].hex():<8}  {text}" for at, raw, text in disassemble(code, address))
+        log.in_asm.debug("----------------\nIN:\n%s\n", "\n".join(lines))

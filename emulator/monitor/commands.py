@@ -178,6 +178,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("info cpus",), "show infos for each CPU", information.cpus, show=views.show_cpus, qmp="query-cpus-fast"),
     Command(("info help",), "show the list of info commands", _info_help),
     Command(("info kvm",), "show KVM information", information.kvm, show=views.show_kvm, qmp="query-kvm"),
+    Command(("info mem",), "show the active virtual memory mappings", information.page_map, show=views.show_page_map),
     Command(("info migrate",), "show migration status", migration.show_info, show=migrationviews.show_migration),
     Command(
         ("info migrate_capabilities",),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from emulator.core.bus import AddressMap
 from emulator.core.device import Device
+from emulator.cpu.mmu import PageMap
 from emulator.events import Events
 from emulator.monitor.foreground import Foreground
 from emulator.monitor.jobs import Jobs
@@ -36,6 +37,13 @@ class Cpu(Protocol):
 
     def registers(self) -> Mapping[str, int]:
         """Values by name, in the order in which they are shown; a register with two names has them as `x10/a0`."""
+
+    @property
+    def xlen(self) -> int:
+        """Register width in bits."""
+
+    def page_map(self) -> PageMap | None:
+        """What its page tables map; None while addresses are not translated."""
 
     def read_virtual(self, address: int, length: int) -> bytes:
         """Bytes as the guest sees them; raises MemoryAccessError."""

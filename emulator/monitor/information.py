@@ -43,6 +43,22 @@ def registers(context: Context, arguments: Arguments) -> dict[str, int]:
     return dict(machine.call(lambda: machine.cpu.registers()))
 
 
+def page_map(context: Context, _arguments: Arguments) -> dict[str, Any] | None:
+    """What the page tables map: its ranges, whether these are all, and how many digits an address has."""
+    machine = context.machine
+    found = machine.call(lambda: machine.cpu.page_map())
+    if found is None:
+        return None
+    return {
+        "digits": machine.call(lambda: machine.cpu.xlen) // 4,
+        "complete": found.complete,
+        "ranges": [
+            {"virtual": each.virtual, "physical": each.physical, "size": each.size, "flags": each.flags}
+            for each in found.ranges
+        ],
+    }
+
+
 def mtree(context: Context, _arguments: Arguments) -> list[dict[str, object]]:
     """The address map, lowest address first."""
     machine = context.machine

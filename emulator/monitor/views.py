@@ -61,6 +61,21 @@ def show_registers(registers: Mapping[str, int]) -> str:
     return "\n".join(lines)
 
 
+def show_page_map(found: Mapping[str, Any] | None) -> str:
+    """Text of `info mem`: ranges of pages with what is allowed there."""
+    if found is None:
+        return "No translation or protection"
+    width = found["digits"]
+    titles, widths = ("vaddr", "paddr", "size", "attr"), (width, 16, width, 7)
+    lines = [" ".join(title.ljust(each) for title, each in zip(titles, widths, strict=True)).rstrip()]
+    lines.append(" ".join("-" * each for each in widths))
+    for each in found["ranges"]:
+        lines.append(f"{each['virtual']:0{width}x} {each['physical']:016x} {each['size']:0{width}x} {each['flags']}")
+    if not found["complete"]:
+        lines.append("there are more page tables than are looked at")
+    return "\n".join(lines)
+
+
 def show_mtree(mappings: Sequence[Mapping[str, Any]]) -> str:
     """Text of `info mtree`: the address map, lowest address first."""
     lines = ["address-space: memory", f"  {0:016x}-{'f' * 16} (prio 0, i/o): system"]

@@ -37,3 +37,7 @@ def test_an_instruction_that_is_cut_off_is_left_out() -> None:
 def test_the_same_bytes_are_other_instructions_on_rv32() -> None:
     assert texts("2861")[0][2].split()[0] == "c.ld"
     assert texts("2861", xlen=32)[0][2].split()[0] == "c.flw"
+
+
+def test_a_long_name_stands_apart_from_its_operands() -> None:
+    assert texts("2000") == [(0, "2000", "c.addi4spn s0, sp, 8")]

@@ -9,7 +9,7 @@ import pytest
 from emulator.core.bus import AddressMap
 from emulator.core.errors import MemoryAccessError
 from emulator.core.memory import RamBlock
-from emulator.cpu.mmu import read_virtual, translate
+from emulator.cpu.mmu import page_map, read_virtual, translate
 
 RAM = 0x8000_0000
 V, R, W, X = 1, 2, 4, 8
@@ -118,3 +118,81 @@ def test_pages_that_are_neighbours_need_not_be_neighbours_in_memory(bus: Address
     assert read_virtual(env, bus, 0x5FFE, 4) == b"abcd"
     with pytest.raises(MemoryAccessError):
         read_virtual(env, bus, 0x6FFE, 4)
+
+
+# All that is mapped
+
+
+U, G, A, D = 16, 32, 64, 128
+
+
+def ranges(env: Registers, bus: AddressMap) -> list[tuple[int, int, int, str]]:
+    found = page_map(env, bus)
+    assert found is not None
+    assert found.complete
+    return [(each.virtual, each.physical, each.size, each.flags) for each in found.ranges]
+
+
+def test_pages_in_a_row_are_one_range(bus: AddressMap) -> None:
+    put(bus, ROOT, 0, ROOT + 0x1000, POINTER)
+    put(bus, ROOT + 0x1000, 0, ROOT + 0x2000, POINTER)
+    for index, target, flags in (
+        (5, 0x9000_0000, LEAF | A),
+        (6, 0x9000_1000, LEAF | A),
+        (7, 0x9000_2000, LEAF | A | D),  # other bits
+        (8, 0x9000_4000, LEAF | A | D),  # not the next page of memory
+        (10, 0x9000_5000, LEAF | A | D),  # not the next page of addresses
+    ):
+        put(bus, ROOT + 0x2000, index, target, flags)
+    assert ranges(Registers(SV39 | ROOT >> 12), bus) == [
+        (0x5000, 0x9000_0000, 0x2000, "rw---a-"),
+        (0x7000, 0x9000_2000, 0x1000, "rw---ad"),
+        (0x8000, 0x9000_4000, 0x1000, "rw---ad"),
+        (0xA000, 0x9000_5000, 0x1000, "rw---ad"),
+    ]
+
+
+def test_ranges_begin_anew_in_each_table_and_of_each_size(bus: AddressMap) -> None:
+    put(bus, ROOT, 0, 0x4000_0000, V | X | U)
+    put(bus, ROOT, 1, ROOT + 0x1000, POINTER)
+    put(bus, ROOT + 0x1000, 0, 0x8000_0000, V | X | U)
+    put(bus, ROOT + 0x1000, 1, 0x8020_0000, V | X | U)
+    put(bus, ROOT, 2, 0xC000_0000, V | R | G)
+    assert ranges(Registers(SV39 | ROOT >> 12), bus) == [
+        (0, 0x4000_0000, 1 << 30, "--xu---"),
+        (1 << 30, 0x8000_0000, 4 << 20, "--xu---"),
+        (2 << 30, 0xC000_0000, 1 << 30, "r---g--"),
+    ]
+
+
+@pytest.mark.parametrize(("mode", "bits"), [(SV39, 39), (SV48, 48), (SV57, 57)])
+def test_the_upper_half_has_the_addresses_that_the_guest_uses(bus: AddressMap, mode: int, bits: int) -> None:
+    put(bus, ROOT, 511, 0, LEAF)
+    assert ranges(Registers(mode | ROOT >> 12), bus) == [
+        ((1 << 64) - (1 << bits - 9), 0, 1 << bits - 9, "rw-----"),
+    ]
+
+
+def test_the_map_is_of_the_tables_also_in_machine_mode(bus: AddressMap) -> None:
+    put(bus, ROOT, 0x155, RAM, LEAF, size=4)
+    env = Registers(SV32 | ROOT >> 12, xlen=32, priv=3)
+    assert ranges(env, bus) == [(0x155 << 22, RAM, 4 << 20, "rw-----")]
+
+
+def test_without_tables_there_is_no_map(bus: AddressMap) -> None:
+    assert page_map(Registers(BARE_64), bus) is None
+
+
+def test_a_table_that_is_nowhere_maps_nothing(bus: AddressMap) -> None:
+    put(bus, ROOT, 0, 0x12_3456_7000, POINTER)
+    put(bus, ROOT, 1, RAM, LEAF)
+    assert ranges(Registers(SV39 | ROOT >> 12), bus) == [(1 << 30, RAM, 1 << 30, "rw-----")]
+
+
+def test_tables_without_end_are_looked_at_up_to_a_limit(bus: AddressMap) -> None:
+    for index in range(512):
+        put(bus, ROOT, index, ROOT, POINTER)
+    found = page_map(Registers(SV57 | ROOT >> 12), bus)
+    assert found is not None
+    assert not found.complete
+    assert found.ranges == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,7 +92,10 @@ def run() -> Iterator[Callable[..., Terminal]]:
 
     yield start
     for terminal in started:
-        terminal.close(force=True)
+        if terminal.isalive():
+            terminal.kill(signal.SIGKILL)
+            terminal.wait()
+        terminal.close()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 
 from emulator import Machine, Serial
 from emulator.conditions import Elapsed
+from emulator.core.clock import NS_PER_SECOND
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(900)]
 
@@ -54,6 +55,12 @@ class Worker:
         machine.loadvm("there")
         self._heard = len(machine.serial.output)
 
+    @property
+    def clock_error(self) -> float:
+        """How far the guest's uptime is from the machine's clock, in seconds; what it takes to tell is part of it."""
+        said = self.ask("read up idle < /proc/uptime; echo up''=$up", rb"up=(\d+\.\d+)")
+        return self.machine.virtual_time / NS_PER_SECOND - float(said[1])
+
     def ask(self, line: str, answer: bytes) -> re.Match[bytes]:
         start = len(self.log)
         self.machine.serial.write(line + "\r")
@@ -68,6 +75,7 @@ def test_a_guest_at_work_is_restored_100_times(make: Callable[[], Machine]) -> N
     to_next_line = []
     with make() as machine:
         worker = Worker(machine)
+        clock_error = worker.clock_error
         for _ in range(ROUNDS):
             machine.run(until=SPELL, timeout=LIMIT_SECONDS)
             worker.save()
@@ -83,6 +91,7 @@ def test_a_guest_at_work_is_restored_100_times(make: Callable[[], Machine]) -> N
                 worker.ask(f"echo fr''esh {number}", b"fresh %d\r" % number)
                 worker.save()
             worker.restore_in(machine)
+        assert abs(worker.clock_error - clock_error) < 1
         linuxguest.check_answer(worker.ask(linuxguest.QUESTION, linuxguest.ANSWER))
         numbers = linuxguest.check_work(worker.log)
     median = statistics.median(to_next_line)

@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.linux, pytest.mark.timeout(300)]
 
 MIB = 1 << 20
 END_OF_FILE = b"\x04"
+PASTE_SECONDS = 280
+"""How long a mebibyte may take: 20 s on a host with nothing else to do."""
 
 
 def test_it_knows_where_it_runs(shell: Any) -> None:
@@ -46,10 +48,14 @@ def test_fifty_processes_in_a_pipeline(shell: Any) -> None:
 
 
 def test_sleep_3_takes_three_seconds_of_the_host(shell: Any) -> None:
-    shell.begin("sleep 3")
-    begun = time.monotonic()
-    shell.end()
-    assert abs(time.monotonic() - begun - 3) < 0.3
+    """Never less; and no more, unless the host was busy with something else each time."""
+    taken = []
+    for _ in range(3):
+        shell.begin("sleep 3")
+        begun = time.monotonic()
+        shell.end()
+        taken.append(time.monotonic() - begun)
+    assert 2.9 < min(taken) < 3.3
 
 
 def test_ctrl_c_ends_what_runs(shell: Any) -> None:
@@ -64,6 +70,7 @@ def test_ctrl_c_ends_what_runs(shell: Any) -> None:
 def test_a_pasted_mebibyte_arrives_as_it_was(shell: Any, flow_control: str) -> None:
     data = random.Random(1).randbytes(MIB)
     shell.ask(f"stty -echo -ixoff {flow_control}")
+    shell.timeout = PASTE_SECONDS
     shell.begin("cat > /tmp/pasted")
     pasted = base64.encodebytes(data) + END_OF_FILE
     os.set_blocking(shell.fileno(), True)

@@ -13,6 +13,7 @@ from emulator.core.charport import CharPort
 from emulator.core.device import Device
 from emulator.core.memory import RamBlock
 from emulator.cpu.env import F_NAMES, X_NAMES
+from emulator.cpu.mmu import PageMap
 from emulator.events import Events
 from emulator.monitor.context import Context
 from emulator.monitor.hmp import Hmp
@@ -66,12 +67,17 @@ class FakeCpu:
     def __init__(self, bus: AddressMap) -> None:
         self.bus = bus
         self.pc = 0x1000
+        self.xlen = 64
+        self.pages: PageMap | None = None
         self.values = {"pc": 0x1000, "mhartid": 0, "mstatus": 0xA_0000_0000}
         self.values |= {f"x{n}/{name}": n for n, name in enumerate(X_NAMES)}
         self.values |= {f"f{n}/{name}": 0xFFFF_FFFF_0000_0000 + n for n, name in enumerate(F_NAMES)}
 
     def registers(self) -> dict[str, int]:
         return dict(self.values)
+
+    def page_map(self) -> PageMap | None:
+        return self.pages
 
     def read_virtual(self, address: int, length: int) -> bytes:
         return self.bus.read_ram(address, length)

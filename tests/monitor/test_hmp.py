@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from emulator.core.errors import ConfigError
+from emulator.cpu.mmu import PageMap, PageRange
 from emulator.monitor.commands import HMP_COMMANDS
 from emulator.monitor.dump import COUNT_LIMIT
 from emulator.monitor.hmp import GREETING, LINE_LIMIT, Hmp
@@ -201,6 +202,29 @@ def test_info_mtree_lists_the_address_map(hmp: Hmp) -> None:
         "    0000000000101000-0000000000101023 (prio 0, i/o): goldfish_rtc",
         "    0000000010000000-0000000010000007 (prio 0, i/o): serial",
         "    0000000080000000-0000000080001fff (prio 0, ram): riscv_virt_board.ram",
+    ]
+
+
+def test_info_mem_lists_pages_as_qemu_does(hmp: Hmp, machine: Any) -> None:
+    assert hmp.execute("info mem") == "No translation or protection"
+    text = PageRange(0xFFFF_FFFF_8000_0000, 0x8020_0000, 0x20_0000, 0b01101011)
+    stack = PageRange(0x3F_FFFF_F000, 0x8123_4000, 0x1000, 0b11010111)
+    machine.cpu.pages = PageMap([stack, text])
+    listed = [
+        "vaddr            paddr            size             attr",
+        "---------------- ---------------- ---------------- -------",
+        "0000003ffffff000 0000000081234000 0000000000001000 rw-u-ad",
+        "ffffffff80000000 0000000080200000 0000000000200000 r-x-ga-",
+    ]
+    assert hmp.execute("info mem").splitlines() == listed
+    machine.cpu.pages = PageMap([stack, text], complete=False)
+    assert hmp.execute("info mem").splitlines() == [*listed, "there are more page tables than are looked at"]
+    machine.cpu.xlen = 32
+    machine.cpu.pages = PageMap([PageRange(0xC000_0000, 0x8040_0000, 0x40_0000, 0xFF)])
+    assert hmp.execute("info mem").splitlines() == [
+        "vaddr    paddr            size     attr",
+        "-------- ---------------- -------- -------",
+        "c0000000 0000000080400000 00400000 rwxugad",
     ]
 
 

@@ -26,8 +26,8 @@ WORK = (
 """What the guest does at the same time: it counts on the console, writes and reads files, and shows its processes."""
 QUESTION = "echo rounds=$(wc -l < /tmp/rounds) top=$(grep -c Mem: /tmp/top) dmesg=$(dmesg | wc -l)"
 ANSWER = rb"rounds=(\d+) top=(\d+) dmesg=(\d+)"
-LONGEST_GAP_SECONDS = 2
-"""Of the guest's time between two numbers: far more than it takes, far less than a clock that jumps."""
+LONGEST_GAP_SECONDS = 10
+"""Of the guest's time between two numbers: far more than it takes also on a host that is busy with other things."""
 
 
 def options(*, ram: str = RAM, append: str = APPEND) -> list[str]:
@@ -40,9 +40,8 @@ def check_work(log: bytes) -> int:
     said = re.findall(rb"<(\d+) (\d+\.\d+)>", log)
     assert [int(number) for number, _up in said] == list(range(1, len(said) + 1))
     times = [float(up) for _number, up in said]
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert min(gaps) >= 0
-    assert max(gaps) < LONGEST_GAP_SECONDS
+    jumps = [pair for pair in itertools.pairwise(times) if not 0 <= pair[1] - pair[0] < LONGEST_GAP_SECONDS]
+    assert not jumps, jumps
     assert b"WRONG" not in log
     return len(said)
 

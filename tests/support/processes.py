@@ -71,8 +71,10 @@ class SerialLog:
 class Emulator:
     """`mini-qemu run` with 16 MiB unless the options say otherwise, and events of migrations."""
 
+    program: Sequence[str] = (sys.executable, "-m", "emulator", "run")
+
     def __init__(self, path: Path, *options: str, pass_fds: Sequence[int] = ()) -> None:
-        command = [sys.executable, "-m", "emulator", "run", "-M", "virt", "-bios", "none", "-display", "none"]
+        command = [*self.program, "-M", "virt", "-bios", "none", "-display", "none"]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.settimeout(PATIENCE_SECONDS)
             listener.bind(str(path))
@@ -243,6 +245,12 @@ class Emulator:
             yield
         finally:
             self.go_on()
+
+
+class Qemu(Emulator):
+    """The real one, which takes the same options and commands."""
+
+    program = ("qemu-system-riscv64", "-cpu", "sifive-u54", "-nodefaults")
 
 
 def wait_until(holds: Any) -> None:
