@@ -35,7 +35,9 @@ class Worker:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._log = bytearray()
+        self._saved_at = 0
         machine.run(until=Serial(linuxguest.PROMPT), timeout=LIMIT_SECONDS)
+        self._begun = time.monotonic()
         for line in linuxguest.WORK:
             machine.serial.write(line + "\r")
         machine.run(until=Serial("<100 "), timeout=LIMIT_SECONDS)
@@ -45,14 +47,21 @@ class Worker:
     def log(self) -> bytes:
         return bytes(self._log + self.machine.serial.output[self._heard :])
 
+    @property
+    def seconds(self) -> float:
+        """Of the host, since the work began."""
+        return time.monotonic() - self._begun
+
     def save(self) -> None:
         self.machine.savevm("there")
+        self._saved_at = self.machine.virtual_time
         self._log[:] = self.log
         self._heard = len(self.machine.serial.output)
 
     def restore_in(self, machine: Machine) -> None:
         self.machine = machine
         machine.loadvm("there")
+        assert machine.virtual_time == self._saved_at
         self._heard = len(machine.serial.output)
 
     @property
@@ -93,7 +102,7 @@ def test_a_guest_at_work_is_restored_100_times(make: Callable[[], Machine]) -> N
             worker.restore_in(machine)
         assert abs(worker.clock_error - clock_error) < 1
         linuxguest.check_answer(worker.ask(linuxguest.QUESTION, linuxguest.ANSWER))
-        numbers = linuxguest.check_work(worker.log)
+        numbers = linuxguest.check_work(worker.log, worker.seconds)
     median = statistics.median(to_next_line)
     print(f"{ROUNDS + FRESH_ROUNDS} restores, {numbers} numbers, {median * 1000:.1f} ms from loadvm to the next line")
     assert median < 0.05
