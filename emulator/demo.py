@@ -217,7 +217,7 @@ class _Demo:
         figures = machine.migration.progress.figures
         self._view.say(
             f"migrate {where}: {show_size(figures.transferred)} in {figures.total_time * 1000:.0f} ms, in "
-            f"{_passes(len(figures.passes))} while it ran and one while it stood still, "
+            f"{_passes(figures.pass_count)} while it ran and one while it stood still, "
             f"for {(figures.downtime or 0) * 1000:.1f} ms."
         )
 

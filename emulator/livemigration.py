@@ -19,6 +19,7 @@ from emulator.migration.errors import MigrationError
 from emulator.migration.incoming import Incoming
 from emulator.migration.outgoing import Outgoing
 from emulator.migration.report import Recorder, report_path, write_report
+from emulator.migration.savevm import Subject
 from emulator.migration.settings import Settings
 from emulator.migration.status import Progress, Status
 from emulator.migration.uri import Address, parse_uri
@@ -52,7 +53,7 @@ class LiveMigration:
         """Called on a thread of its own when an expected guest has not come, with the reason."""
         self._outgoing: Outgoing | None = None
         self._listener: Listener | None = None
-        self._arriving: Channel | None = None
+        self._arriving: Incoming | None = None
         self._sending: threading.Thread | None = None
         self._report_error: FileError | None = None
         self._threads: list[threading.Thread] = []
@@ -70,7 +71,13 @@ class LiveMigration:
         if not self.progress.begin():
             raise MigrationError("There's a migration process in progress")
         self._report_error = None
-        self._outgoing = Outgoing(_Guest(self._machine), self.settings, self.progress, lambda: self._connect(address))
+        self._outgoing = Outgoing(
+            _Guest(self._machine),
+            self.settings,
+            self.progress,
+            lambda: self._connect(address),
+            can_return=address.is_endpoint,
+        )
         self._sending = self._start("migration", lambda: self._send(destination, address.quoted()))
 
     def wait(self, timeout: float | None = None) -> Status:
@@ -132,12 +139,14 @@ class LiveMigration:
         file, or any file of QEMU's with its RAM at fixed places, is `file:PATH` without an offset.
         """
         address = parse_uri(uri)
-        if self._machine.status is not RunState.INMIGRATE:
-            self._machine.transfer.expect()
+        if self.progress.is_under_way:
+            raise MigrationError("There's a migration process in progress")
         if not self.incoming.begin():
             raise MigrationError("The incoming migration has already been started")
         try:
             self._listener = listener = listen(address, tls=self._credentials())
+            if self._machine.status is not RunState.INMIGRATE:
+                self._machine.transfer.expect()
         except BaseException as error:
             self.incoming.change(Status.FAILED, str(error))
             raise
@@ -181,14 +190,15 @@ class LiveMigration:
 
     def _take(self, listener: Listener) -> None:
         """Receive the guest of whoever connects first."""
-        self._arriving = channel = listener.accept()
+        channel = listener.accept()
+        self._arriving = received = Incoming(self._machine.transfer, channel, listener if channel.two_way else None)
         self.address = None
         self.incoming.change(Status.ACTIVE)
-        with contextlib.closing(channel):
-            received = Incoming(self._machine.transfer, channel, listener if channel.two_way else None)
+        with contextlib.closing(received):
             received.run()
+            self._machine.serial.port.feed_first(received.typed)
             self._machine.transfer.arrive(running=received.was_running and self.autostart)
-            self._machine.serial.port.feed(received.confirm())
+            received.confirm()
 
     def _load(self, path: Path) -> None:
         """Take the guest out of a file, which may have its RAM in any of the layouts."""
@@ -232,7 +242,18 @@ class _Guest:
         self.machine = machine.name
         self.blocks: Sequence[RamBlock] = tuple(machine.board.ram_blocks)
         self.uuid = machine.config.uuid
-        transfer = machine.transfer
-        self.freeze, self.thaw = transfer.freeze, transfer.thaw
-        self.give_up, self.throttle = transfer.give_up, transfer.throttle
+        self.thaw, self.give_up = machine.transfer.thaw, machine.transfer.give_up
         self.take_input = machine.serial.port.take
+        self._machine = machine
+
+    def freeze(self) -> Subject:
+        """See `outgoing.Guest`; also while the guest waits for a terminal that does not read."""
+        self._machine.on_stopping(True)
+        try:
+            return self._machine.transfer.freeze()
+        finally:
+            self._machine.on_stopping(False)
+
+    def throttle(self, percent: int) -> None:
+        """See `outgoing.Guest`; the migration does not wait for it."""
+        self._machine.post(lambda: self._machine.transfer.throttle(percent))

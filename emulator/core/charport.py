@@ -52,6 +52,12 @@ class CharPort:
             self._input += data
         self.on_input()
 
+    def feed_first(self, data: bytes) -> None:
+        """Host side: bytes that were typed before all that waits here already."""
+        with self._lock:
+            self._input[:0] = data
+        self.on_input()
+
     def take(self) -> bytes:
         """Host side: everything that waits for the device, which will not get it any more."""
         with self._lock:

@@ -32,7 +32,7 @@ def connect(address: Address, *, tls: TlsCredentials | None = None, timeout: flo
     name = address.quoted()
     context = _context(address, tls, server=False)
     with _named(f"connect to {name}"):
-        if address.kind not in ("tcp", "unix"):
+        if not address.is_endpoint:
             return _single(address, context, tls, timeout, reading=False)
         return _upgraded(_endpoint(address).connect(timeout), address, context, tls, timeout)
 
@@ -49,7 +49,7 @@ def listen(
         raise ChannelError(f"cannot listen on {name}: spell out the address, such as 127.0.0.1, or 0.0.0.0 for all")
     context = _context(address, tls, server=True)
     with _named(f"listen on {name}"):
-        if address.kind in ("tcp", "unix"):
+        if address.is_endpoint:
             return SocketListener(_endpoint(address), context, on_refused)
         return SingleListener(address, _single(address, context, tls, HANDSHAKE_SECONDS, reading=True))
 

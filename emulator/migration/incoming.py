@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from emulator.core.charport import INPUT_LIMIT
 from emulator.core.errors import ChannelError, EmulatorError
 from emulator.core.memory import StagedMemory, close_later
 from emulator.migration import blocklist
@@ -36,15 +34,18 @@ from emulator.migration.returnpath import (
     ABANDONED,
     ANSWER,
     GO,
+    HEARD,
     HELLO,
     LOADED,
     REDELIVERY,
     REFUSED,
-    TYPED_LENGTH,
     Message,
     Said,
+    get_return,
+    get_typed,
     message,
     pinged,
+    with_token,
 )
 from emulator.migration.savevm import Loaded, Subject, check_configuration
 from emulator.migration.vmstate import SUBSECTION
@@ -58,7 +59,7 @@ DOUBTFUL_BYTES = 512
 REDELIVERY_SECONDS = 30.0
 """How long the destination waits for the source to come back after a connection broke at the last moment."""
 WORD_SECONDS = 5.0
-"""How long whoever connects then may take to say who it is."""
+"""How long whoever connects then may take to say who it is, and a source that has given up the guest for the rest."""
 
 
 class Host(Protocol):
@@ -128,7 +129,7 @@ class _Inbox:
 
 
 class Incoming:
-    """One incoming migration over `channel`; `listener` is where a source can come back to."""
+    """One incoming migration over `channel`, which it owns; `listener` is where a source can come back to."""
 
     def __init__(self, host: Host, channel: Channel, listener: Listener | None) -> None:
         self._host = host
@@ -143,6 +144,8 @@ class Incoming:
         self._staged: dict[str, StagedMemory] = {}
         self.was_running = False
         """Whether the guest ran where it comes from; once `run` has returned."""
+        self.typed = b""
+        """What was typed there and had not reached the guest; once `run` has returned."""
 
     def run(self) -> None:
         """Load the guest and wait until it may go on here; raises EmulatorError or OSError if it may not."""
@@ -159,24 +162,34 @@ class Incoming:
             self.was_running = self._host.adopt(loaded)
             self._say(Said(Message.SHUT, LOADED))
         if self._token is not None:
-            self._wait_for_go(self._token)
+            self.typed = self._wait_for_go(self._token)
 
-    def confirm(self) -> bytes:
+    def confirm(self) -> None:
         """Tell a source that waits for it that the guest has gone on here, until it is certain to have heard it.
 
-        Returns what was typed there and had not reached the guest. Raises nothing: the guest is here, whatever happens.
+        Raises nothing: the guest is here, whatever happens.
         """
         if self._token is None:
-            return b""
-        while True:
-            with contextlib.suppress(EmulatorError, OSError):
-                self._say(Said(Message.PONG, GO))
-                if (typed := _get_typed(self._channel)) is not None:
-                    return typed
-            try:
-                self._wait_for_redelivery(self._token, MigrationError("the source has not answered"))
-            except (EmulatorError, OSError):
-                return b""
+            return
+        until = time.monotonic() + REDELIVERY_SECONDS
+        with contextlib.suppress(EmulatorError, OSError):
+            while not self._is_heard():
+                self._wait_for_redelivery(self._token, until, MigrationError("the source has not answered"))
+
+    def _is_heard(self) -> bool:
+        """Say that the guest has gone on here; whether the source says that it knows."""
+        with contextlib.suppress(EmulatorError, OSError), self._channel.within(WORD_SECONDS):
+            self._say(Said(Message.PONG, GO))
+            return self._inbox.parse(lambda reader: reader.read(len(HEARD))) == HEARD
+        return False
+
+    def shutdown(self) -> None:
+        """End it, from any thread."""
+        self._channel.shutdown()
+
+    def close(self) -> None:
+        """Close the channel, when `run` and `confirm` have returned."""
+        self._channel.close()
 
     # The stream
 
@@ -254,58 +267,35 @@ class Incoming:
         if self._answers:
             self._channel.write(message(said))
 
-    def _wait_for_go(self, token: int) -> None:
-        """Block until the source says that the guest is this side's, if need be over a new connection."""
+    def _wait_for_go(self, token: int) -> bytes:
+        """Block until the source says that the guest is this side's, if need be over a new connection.
+
+        Returns what was typed there.
+        """
         try:
             order = self._inbox.parse(self._sections.next_item)
             if not isinstance(order, Order) or order.command is not Command.PING or pinged(order) != GO:
                 raise MigrationError("the source has ended the migration in a way that is not known")
+            with self._channel.within(WORD_SECONDS):
+                return self._inbox.parse(get_typed)
         except (StreamError, BrokenOffError, ChannelError) as error:
-            self._wait_for_redelivery(token, error)
+            return self._wait_for_redelivery(token, time.monotonic() + REDELIVERY_SECONDS, error)
 
-    def _wait_for_redelivery(self, token: int, error: Exception) -> None:
-        """Listen for the source, which comes back if it has given up the guest, and only then."""
-        if self._listener is None:
-            raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
-        until = time.monotonic() + REDELIVERY_SECONDS
-        while (left := until - time.monotonic()) > 0:
+    def _wait_for_redelivery(self, token: int, until: float, error: Exception) -> bytes:
+        """Listen for the source, which comes back if it has given up the guest, and only then; what was typed there."""
+        while self._listener is not None and (left := until - time.monotonic()) > 0:
             channel = self._listener.accept(timeout=left)
-            word = _get_word(channel, WORD_SECONDS)
-            if word == REDELIVERY + token.to_bytes(4, "big"):
-                self._channel = channel
-                return
+            inbox, word, typed = _Inbox(channel), b"", b""
+            with contextlib.suppress(EmulatorError, OSError), channel.within(WORD_SECONDS):
+                word, typed = inbox.parse(get_return)
+            if word == with_token(REDELIVERY, token):
+                self._channel.close()
+                self._channel, self._inbox = channel, inbox
+                return typed
             channel.close()
-            if word == ABANDONED + token.to_bytes(4, "big"):
+            if word == with_token(ABANDONED, token):
                 raise MigrationError("the source has kept the guest, as the connection broke")
         raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
-
-
-def _read(channel: Channel, length: int) -> bytes:
-    """So many bytes, or fewer if the stream ends before."""
-    data, count = bytearray(length), 0
-    while count < length and (more := channel.read_into(memoryview(data)[count:])):
-        count += more
-    return bytes(data[:count])
-
-
-def _get_word(channel: Channel, seconds: float) -> bytes:
-    """What somebody says within so many seconds who has connected anew: eight bytes, or fewer."""
-    alarm = threading.Timer(seconds, channel.shutdown)
-    alarm.start()
-    try:
-        with contextlib.suppress(EmulatorError, OSError):
-            return _read(channel, len(REDELIVERY) + 4)
-        return b""
-    finally:
-        alarm.cancel()
-
-
-def _get_typed(channel: Channel) -> bytes | None:
-    """The source's last word: what was typed there; None if it does not come."""
-    length = _read(channel, TYPED_LENGTH.size)
-    if len(length) < TYPED_LENGTH.size:
-        return None
-    return _read(channel, min(TYPED_LENGTH.unpack(length)[0], INPUT_LIMIT))
 
 
 def _get_whole_header(reader: Reader) -> Configuration:

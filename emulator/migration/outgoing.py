@@ -33,18 +33,20 @@ from emulator.migration.returnpath import (
     ABANDONED,
     ANSWER,
     GO,
+    HEARD,
     HELLO,
     LOADED,
     REDELIVERY,
-    TYPED_LENGTH,
     Message,
     Said,
     get_message,
     ping,
+    put_typed,
+    with_token,
 )
 from emulator.migration.savevm import Subject, end_ram, put_ram_heading
 from emulator.migration.settings import Settings
-from emulator.migration.status import Pass, Progress, Status
+from emulator.migration.status import Progress, Status
 from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
 
@@ -52,6 +54,8 @@ SWITCHOVER_SECONDS = 15.0
 """How long, beyond the downtime limit, the guest may stand still before the migration is given up."""
 REDELIVERY_SECONDS = 30.0
 """How long the source tries to reach a destination that has everything and may not have heard that it may go on."""
+WORD_SECONDS = 10.0
+"""How long it waits for an answer before it tries a new connection."""
 RETRY_SECONDS = 0.1
 PASSES_BEFORE_THROTTLE = 2
 """Passes in a row in which the guest writes more than half of what is sent, before auto-converge slows it down."""
@@ -85,15 +89,24 @@ class Guest(Protocol):
 class Outgoing:
     """One migration; `run` is the whole of it, on a thread of its own, and reports through `progress`.
 
-    `connect()` opens the channel, and opens it again to say once more what may have been lost.
+    `connect()` opens the channel; where it `can_return`, also again, to say once more what may have been lost.
     """
 
-    def __init__(self, guest: Guest, settings: Settings, progress: Progress, connect: Callable[[], Channel]) -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        settings: Settings,
+        progress: Progress,
+        connect: Callable[[], Channel],
+        *,
+        can_return: bool = False,
+    ) -> None:
         self._guest = guest
         self._settings = settings
         self._progress = progress
         self._figures = progress.figures
         self._connect = connect
+        self._can_return = can_return
         self._channel: Channel | None = None
         self._cancelled = threading.Event()
         self._heard = bytearray()
@@ -102,6 +115,8 @@ class Outgoing:
         """Whether the destination starts the guest only when it is told to: a mini-qemu does."""
         self._reason = ""
         self._frozen_at = 0.0
+        self._may_be_loaded = False
+        """Whether everything that the destination needs has been sent, or may have been."""
         self._handed_over = False
         self._deciding = threading.Lock()
         """Held while it is decided whether the guest is given up or the migration cancelled: never both."""
@@ -109,21 +124,34 @@ class Outgoing:
 
     def run(self) -> None:
         """Carry out the migration, and leave the guest on exactly one side."""
+        failure = None
         try:
             self._migrate()
         except Exception as error:  # whatever it is, the guest must not stay frozen
+            failure = str(error) or repr(error)
+            self._take_back()
+        self._clean_up()  # before anybody hears that it has ended, and begins another
+        if failure is None:
+            self._progress.change(Status.COMPLETED)
+        elif not self._progress.change(Status.CANCELLED):
+            self._progress.change(Status.FAILED, self._reason or failure)
+
+    def _take_back(self) -> None:
+        """Let the guest go on here, unless it is not ours any more."""
+        if self._handed_over:
+            return
+        with contextlib.suppress(EmulatorError):  # nothing goes on in a machine that has been closed
             self._guest.thaw()
-            self._say_abandoned()
-            self._hear_last_words()
-            if not self._progress.change(Status.CANCELLED):
-                self._progress.change(Status.FAILED, self._reason or str(error) or repr(error))
-        finally:
-            if self._watchdog is not None:
-                self._watchdog.cancel()
-            self._guest.throttle(0)
-            if self._channel is not None:
-                with contextlib.suppress(EmulatorError, OSError):
-                    self._channel.close()
+        self._say_abandoned()
+        self._hear_last_words()
+
+    def _clean_up(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._guest.throttle(0)
+        if self._channel is not None:
+            with contextlib.suppress(EmulatorError, OSError):
+                self._channel.close()
 
     def cancel(self) -> None:
         """Give up, from any thread, unless the guest belongs to the other side already; returns at once."""
@@ -151,7 +179,7 @@ class Outgoing:
                 limit=lambda: self._settings.number("max-bandwidth"),
                 rest=self._cancelled.wait,
             )
-            channel.write(self._setup())
+            sender.write(self._setup())
             if channel.two_way:
                 self._meet()
             self._figures.setup_time = self._progress.elapsed()
@@ -187,15 +215,15 @@ class Outgoing:
     def _send_passes(self, sender: RamSender, log: DirtyLog) -> None:
         """Send RAM until what is left can be sent within the downtime limit."""
         figures, blocks = self._figures, blocklist.in_sending_order(self._guest.blocks)
-        figures.total = sum(block.size for block in blocks)
+        figures.total = figures.remaining = sum(block.size for block in blocks)
         self._pages = {block.name: np.ones(block.size // PAGE_SIZE, np.bool_) for block in blocks}
         behind, uses_deltas = 0, self._settings.capabilities["xbzrle"]
         for number in itertools.count():
             begun, sent = time.monotonic(), figures.transferred
-            this = Pass(self._progress.elapsed(), sum(int(np.count_nonzero(pages)) for pages in self._pages.values()))
-            figures.passes.append(this)
+            this = figures.begin_pass(self._progress.elapsed())
             self._send_ram(sender, log, Mark.PART, first=number == 0)
             this.seconds, this.bytes_sent = time.monotonic() - begun, figures.transferred - sent
+            figures.precopy = figures.transferred
             self._collect(log)
             this.dirtied = figures.remaining // PAGE_SIZE
             self._progress.on_pass(figures.dirty_sync_count)
@@ -216,17 +244,16 @@ class Outgoing:
                 self._throttle()
 
     def _send_ram(self, sender: RamSender, log: DirtyLog, mark: Mark, *, first: bool = False) -> None:
-        assert self._channel is not None
         writer = Writer()
         put_ram_heading(writer, mark)
-        self._channel.write(writer.data)
+        sender.write(writer.data)
         for block in blocklist.in_sending_order(self._guest.blocks):
             pages = self._pages[block.name]
             sender.send(block, log.rows(block), pages, log.data_pages(block) if first else None)
             self._pages[block.name] = np.zeros_like(pages)
         writer = Writer()
         end_ram(writer)
-        self._channel.write(writer.data)
+        sender.write(writer.data)
 
     def _collect(self, log: DirtyLog) -> None:
         """Note which pages have been written since they were last looked at, beside those that are not sent yet."""
@@ -245,7 +272,6 @@ class Outgoing:
 
     def _switch_over(self, sender: RamSender, log: DirtyLog) -> None:
         """Stop the guest, and send what is left of it."""
-        assert self._channel is not None
         self._frozen_at = time.monotonic()
         subject = self._guest.freeze()
         if self._settings.capabilities["pause-before-switchover"]:
@@ -262,7 +288,8 @@ class Outgoing:
         self._send_ram(sender, log, Mark.END)
         writer = Writer()
         put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
-        self._channel.write(writer.data)
+        self._may_be_loaded = True
+        sender.write(writer.data)
 
     def _lose_patience(self, seconds: float) -> None:
         assert self._channel is not None
@@ -291,8 +318,6 @@ class Outgoing:
         if self._peer_waits:
             self._say_go()
         self._figures.downtime = time.monotonic() - self._frozen_at
-        self._figures.remaining = 0
-        self._progress.change(Status.COMPLETED)
 
     def _meet(self) -> None:
         """Wait until the destination has read the head of the stream, and learn whether it is a mini-qemu."""
@@ -333,36 +358,36 @@ class Outgoing:
         """Tell the destination that the guest is its own, again and again until it is certain to have heard it."""
         assert self._channel is not None
         until = time.monotonic() + REDELIVERY_SECONDS
+        typed = put_typed(self._guest.take_input())
         writer = Writer()
         put_order(writer, ping(GO))
         word = bytes(writer.data)
         while True:
             try:
-                self._channel.write(word)
-                while self._hear() != Said(Message.PONG, GO):
-                    pass
-                break
+                with self._channel.within(min(WORD_SECONDS, until - time.monotonic())):
+                    self._channel.write(word + typed)
+                    while self._hear() != Said(Message.PONG, GO):
+                        pass
+                    self._channel.write(HEARD)
+                return
             except (EmulatorError, OSError) as error:
-                if time.monotonic() > until:
+                if not self._can_return or time.monotonic() > until - RETRY_SECONDS:
                     raise MigrationError(
                         "the destination has the whole guest, but the connection broke before it could be told to go "
                         f"on, and it cannot be reached: {error}"
                     ) from error
             self._connect_again()
-            word = REDELIVERY + self._token.to_bytes(4, "big")
-        with contextlib.suppress(EmulatorError, OSError):
-            typed = self._guest.take_input()
-            self._channel.write(TYPED_LENGTH.pack(len(typed)) + typed)
+            word = with_token(REDELIVERY, self._token)
 
     def _say_abandoned(self) -> None:
         """Spare a destination that may have everything the wait for a word that will not come; best effort."""
-        if self._peer_waits and self._frozen_at and not self._handed_over:
+        if self._peer_waits and self._may_be_loaded and self._can_return:
             with contextlib.suppress(EmulatorError, OSError), contextlib.closing(self._connect()) as channel:
-                channel.write(ABANDONED + self._token.to_bytes(4, "big"))
+                channel.write(with_token(ABANDONED, self._token))
 
     def _hear_last_words(self) -> None:
         """Learn why the destination has closed the connection, if a write to it failed before that could be read."""
-        if self._channel is not None and self._channel.two_way and not self._handed_over:
+        if self._channel is not None and self._channel.two_way:
             self._channel.shutdown()  # so that nothing is waited for that has not come yet
             with contextlib.suppress(EmulatorError, OSError):
                 while True:

@@ -1,10 +1,9 @@
 """Sending RAM in passes, straight from guest memory: the source's end of `ram.py`.
 
-Pages are handed to the channel as addresses and lengths, 512 at a time, each behind its header; nothing is copied. The
-guest may write to a page while it is sent: whatever arrives then is sent again, as the page is dirty.
+Pages are handed to the channel as addresses and lengths, up to 512 at a time, each behind its header; nothing is
+copied. The guest may write to a page while it is sent: whatever arrives then is sent again, as the page is dirty.
 
-With XBZRLE, from the second pass on, 512 pages at a time are copied first: what is compared, sent and remembered must
-be the same.
+With XBZRLE, from the second pass on, pages are copied first: what is compared, sent and remembered must be the same.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from emulator.migration.xbzrle import OVERFLOW, Deltas, put_heads
 
 CHUNK_PAGES = 512
 HEADER_BYTES = 8
+SLICE_SECONDS = 0.1
+"""What a rate limit allows for in this time goes out at once, a page at least, and no more."""
 PAUSE_SECONDS = 0.05
 """The longest that a rate limit waits at once, so that a change of it is soon felt."""
 
@@ -40,7 +41,7 @@ class Outlet(Protocol):
 
 
 class RamSender:
-    """Sends pages of one migration; `limit()` is the rate in bytes a second, 0 for none.
+    """Sends pages of one migration, and counts them; `limit()` is the rate in bytes a second, 0 for none.
 
     `rest` sleeps so many seconds, or tells by True that the migration has been cancelled.
     """
@@ -53,7 +54,9 @@ class RamSender:
         self._limit = limit
         self._rest = rest
         self._block = ""
-        self._due = 0.0
+        self._ahead = 0.0
+        """Bytes sent beyond what the limit has allowed for, as of `_looked`; what was not used of it is below zero."""
+        self._looked = time.monotonic()
         self.unlimited = False
         """Whether the limit is not kept any more: the guest stands still."""
         self._headers = np.zeros((CHUNK_PAGES, HEADER_BYTES), np.uint8)
@@ -62,6 +65,11 @@ class RamSender:
         self._iovec[0::2, 1] = HEADER_BYTES
         self._iovec[1::2, 1] = PAGE_SIZE
         self._cache: PageCache | None = None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send what is no page."""
+        self._outlet.write(data)
+        self._figures.transferred += len(data)
 
     def use_deltas(self, cache_size: int) -> None:
         """Send deltas with a cache of so many bytes; to be called before each pass but the first."""
@@ -83,8 +91,8 @@ class RamSender:
         `has_data`, if known, tells which of all are not zero.
         """
         numbers = np.flatnonzero(pages)
-        for begin in range(0, len(numbers), CHUNK_PAGES):
-            chunk = numbers[begin : begin + CHUNK_PAGES]
+        while len(numbers):
+            chunk, numbers = np.split(numbers, [self._pages_at_once()])
             data = _with_data(rows, chunk) if has_data is None else has_data[chunk]
             before = self._figures.transferred
             if self._cache is None:
@@ -93,6 +101,7 @@ class RamSender:
                 self._send_changes(self._cache, block, chunk[data], rows[chunk[data]])
                 self._cache.put_zeros(_keys(block, chunk[~data]), age=self._figures.dirty_sync_count)
             self._send_zeros(block, chunk[~data])
+            self._figures.remaining -= len(chunk) * PAGE_SIZE
             self._keep_rate(self._figures.transferred - before)
 
     def _send_changes(
@@ -113,8 +122,7 @@ class RamSender:
         data = deltas.data.tobytes()
         if self._block != block.name:
             data = self._first(block, int(addresses[0]) | RamFlag.XBZRLE) + data[HEADER_BYTES:]
-        self._outlet.write(data)
-        self._figures.transferred += len(data)
+        self.write(data)
 
     def _send_data(self, block: RamBlock, numbers: NDArray[np.intp], host: NDArray[np.uint64]) -> None:
         """Send pages whose content lies at these addresses of ours."""
@@ -131,7 +139,7 @@ class RamSender:
             iovec[0] = first.ctypes.data, len(first)
         self._outlet.writev(iovec)
         self._figures.normal += count
-        self._figures.transferred += count * (PAGE_SIZE + HEADER_BYTES)
+        self._figures.transferred += int(iovec[:, 1].sum())
 
     def _send_zeros(self, block: RamBlock, numbers: NDArray[np.intp]) -> None:
         count = len(numbers)
@@ -143,9 +151,8 @@ class RamSender:
         data = records.tobytes()
         if self._block != block.name:
             data = self._first(block, int(addresses[0]) | RamFlag.ZERO) + data[HEADER_BYTES:]
-        self._outlet.write(data)
+        self.write(data)
         self._figures.duplicate += count
-        self._figures.transferred += len(data)
 
     def _first(self, block: RamBlock, word: int) -> bytes:
         """How the first record of a block begins, which names it for those that continue it."""
@@ -155,16 +162,24 @@ class RamSender:
         put_name(writer, block.name)
         return bytes(writer.data)
 
-    def _keep_rate(self, sent: int) -> None:
-        """Rest for as long as the limit asks for after so many bytes; what was not used is not saved up."""
+    def _pages_at_once(self) -> int:
+        """How many pages go out before the limit is thought of again."""
         limit = self._limit()
-        now = time.monotonic()
         if not limit or self.unlimited:
-            return
-        self._due = max(self._due, now - PAUSE_SECONDS) + sent / limit
-        while (ahead := self._due - time.monotonic()) > 0:
-            if self._rest(min(ahead, PAUSE_SECONDS)):
-                return  # cancelled
+            return CHUNK_PAGES
+        return max(1, min(int(limit * SLICE_SECONDS) // PAGE_SIZE, CHUNK_PAGES))
+
+    def _keep_rate(self, sent: int) -> None:
+        """Rest until the limit, as it is from moment to moment, has allowed for all that was sent."""
+        while True:
+            limit, now = self._limit(), time.monotonic()
+            allowed, self._looked = limit * (now - self._looked), now
+            if not limit or self.unlimited:
+                self._ahead = 0.0
+                return
+            self._ahead, sent = max(self._ahead - allowed, -limit * PAUSE_SECONDS) + sent, 0
+            if self._ahead < 1 or self._rest(min(self._ahead / limit, PAUSE_SECONDS)):
+                return
 
 
 def _headers(addresses: NDArray[np.uint64], flags: int) -> NDArray[np.uint8]:

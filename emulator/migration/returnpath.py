@@ -9,8 +9,9 @@ Between two mini-qemus the destination waits for one more word. The source pings
 knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
 the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
 guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
-back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Its last word is what was
-typed at the guest and has not reached it.
+back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Behind `GO` and `REDELIVERY`
+stands what was typed at the guest and has not reached it, so that it is there before whatever is typed at the
+destination. The source's last word, `HEARD`, tells the destination that nobody will come back.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from emulator.migration.wire import Reader
 HELLO = 0x6D71_7631
 ANSWER = 0x6D71_7632
 GO = 0x6D71_676F
-REDELIVERY, ABANDONED = b"MQGO", b"MQNO"
+REDELIVERY, ABANDONED, HEARD = b"MQGO", b"MQNO", b"MQOK"
 TYPED_LENGTH = struct.Struct(">I")
-"""Stands before the source's last word, what was typed at the guest and has not reached it."""
+"""Stands before what was typed."""
+TYPED_LIMIT = 1 << 20
+"""Bytes of that."""
 
 LOADED = 0
 REFUSED = 1
@@ -65,6 +68,32 @@ def ping(value: int) -> Order:
 def pinged(order: Order) -> int:
     """The value of a ping."""
     return int(_U32.unpack(order.data)[0])
+
+
+def put_typed(data: bytes) -> bytes:
+    """What was typed at the source, behind its length; too much of it is cut off."""
+    data = data[:TYPED_LIMIT]
+    return TYPED_LENGTH.pack(len(data)) + data
+
+
+def get_typed(reader: Reader) -> bytes:
+    """Read what was typed at the source; raises TruncatedError, or FramingError for too much."""
+    begin = reader.offset
+    (length,) = reader.unpack(TYPED_LENGTH)
+    if length > TYPED_LIMIT:
+        raise FramingError(f"at most {TYPED_LIMIT} bytes of input", length, offset=begin)
+    return reader.read(length)
+
+
+def get_return(reader: Reader) -> tuple[bytes, bytes]:
+    """What a source says that has come back: a word and a token, and what was typed there."""
+    word = reader.read(len(REDELIVERY) + _U32.size)
+    return word, get_typed(reader) if word.startswith(REDELIVERY) else b""
+
+
+def with_token(word: bytes, token: int) -> bytes:
+    """What a source that comes back begins with."""
+    return word + _U32.pack(token)
 
 
 def message(said: Said) -> bytes:

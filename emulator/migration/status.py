@@ -40,6 +40,10 @@ FOLLOWS: dict[Status, frozenset[Status]] = {
 """What may come after each state."""
 
 
+PASS_LIMIT = 1000
+"""When so many passes are known, each two neighbours become one: a guest that never rests has no end of them."""
+
+
 @dataclass(slots=True)
 class Pass:
     """One round through the pages that were dirty."""
@@ -51,6 +55,16 @@ class Pass:
     bytes_sent: int = 0
     dirtied: int = 0
     """Pages that the guest wrote meanwhile."""
+
+    def joined(self, following: Pass) -> Pass:
+        """Both passes as one."""
+        return Pass(
+            self.begun,
+            self.pages + following.pages,
+            self.seconds + following.seconds,
+            self.bytes_sent + following.bytes_sent,
+            self.dirtied + following.dirtied,
+        )
 
 
 @dataclass(slots=True)
@@ -96,11 +110,23 @@ class Figures:
     total_time: float = 0.0
     throttle: int = 0
     """Per cent of the vCPU's time that auto-converge takes."""
+    precopy: int = 0
+    """Bytes sent while the guest ran, up to the end of the last pass."""
     dirty_log: str = ""
     """How written pages are found."""
     xbzrle: XbzrleFigures | None = None
     """From the second pass on, if XBZRLE is used."""
     passes: list[Pass] = field(default_factory=list)
+    pass_count: int = 0
+    """How many there were, the present one among them."""
+
+    def begin_pass(self, begun: float) -> Pass:
+        """One more pass, that of all pages that remain."""
+        if len(self.passes) >= PASS_LIMIT:
+            self.passes[:] = [one.joined(other) for one, other in zip(self.passes[::2], self.passes[1::2], strict=True)]
+        self.passes.append(Pass(begun, self.remaining // PAGE_SIZE))
+        self.pass_count += 1
+        return self.passes[-1]
 
     @property
     def mbps(self) -> float:
@@ -151,7 +177,7 @@ class Progress:
             self.figures, self.error = Figures(), None
             self._begun, self._ended = time.monotonic(), None
             self._status = Status.SETUP
-        self.on_change(Status.SETUP)
+            self.on_change(Status.SETUP)
         return True
 
     def change(self, status: Status, error: str | None = None) -> bool:
@@ -166,7 +192,7 @@ class Progress:
                 self._ended = time.monotonic()
                 self.figures.total_time = self.elapsed()
             self._lock.notify_all()
-        self.on_change(status)
+            self.on_change(status)  # with the lock, so that changes are told in their order
         return True
 
     def wait_while(self, status: Status) -> None:

@@ -12,7 +12,8 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -62,6 +63,17 @@ class Channel:
     def shutdown(self) -> None:
         """Give the stream up: whoever is blocked in it returns, with an error or with 0. Harmless when repeated."""
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Give the stream up unless the `with` block ends within so many seconds."""
+        alarm = threading.Timer(seconds, self.shutdown)
+        alarm.daemon = True
+        alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
 
     def close(self) -> None:
         """Bring what was written to safety, and give back what the stream has taken; harmless when repeated.

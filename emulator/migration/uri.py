@@ -31,6 +31,11 @@ class Address:
     offset: int = 0
     """Where in the file the stream begins, in bytes."""
 
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether one can connect to it again and again."""
+        return self.kind in ("tcp", "unix")
+
     def __str__(self) -> str:
         """The URI itself."""
         match self.kind:

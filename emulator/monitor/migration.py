@@ -170,7 +170,6 @@ def _ram(progress: Progress, figures: Figures) -> dict[str, Any]:
     seconds = max(progress.elapsed(), 1e-3)
     completed = progress.status is Status.COMPLETED
     bandwidth = figures.transferred / seconds if completed else figures.bandwidth or figures.transferred / seconds
-    before_switchover = sum(this.bytes_sent for this in figures.passes)
     return {
         "transferred": figures.transferred,
         "remaining": figures.remaining,
@@ -186,8 +185,8 @@ def _ram(progress: Progress, figures: Figures) -> dict[str, Any]:
         "page-size": PAGE_SIZE,
         "multifd-bytes": 0,
         "pages-per-second": int((figures.normal + figures.duplicate) / seconds),
-        "precopy-bytes": before_switchover,
-        "downtime-bytes": figures.transferred - before_switchover if completed else 0,
+        "precopy-bytes": figures.precopy,
+        "downtime-bytes": figures.transferred - figures.precopy if completed else 0,
         "postcopy-bytes": 0,
         "dirty-sync-missed-zero-copy": 0,
     }

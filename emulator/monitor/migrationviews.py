@@ -122,20 +122,19 @@ def progress_line(progress: Progress, columns: int) -> str:
     seconds = progress.elapsed()
     if status is Status.COMPLETED:
         return (
-            f"completed in {seconds:.2f} s: {show_size(figures.transferred)} in {len(figures.passes)} pass"
-            f"{'' if len(figures.passes) == 1 else 'es'} "
+            f"completed in {seconds:.2f} s: {show_size(figures.transferred)} in {figures.pass_count} pass"
+            f"{'' if figures.pass_count == 1 else 'es'} "
             f"and the switchover, {(figures.downtime or 0) * 1000:.1f} ms of downtime"
         )
     if status is not Status.ACTIVE or not figures.passes:
         return f"{status}  {seconds:.1f} s"
-    left = max(sum(this.pages for this in figures.passes) - figures.normal - figures.duplicate, 0) * PAGE_SIZE
-    done = 1 - left / max(figures.total, 1)
+    done = 1 - figures.remaining / max(figures.total, 1)
     parts = [
-        f"pass {len(figures.passes)}",
+        f"pass {figures.pass_count}",
         f"{show_size(figures.transferred)} sent",
         f"{show_size(int(figures.bandwidth or figures.transferred / max(seconds, 1e-3)))}/s",
         f"dirty {show_size(figures.dirty_pages_rate * PAGE_SIZE)}/s",
-        f"{show_size(left)} left",
+        f"{show_size(figures.remaining)} left",
     ]
     if figures.bandwidth:
         parts.append(f"down {figures.expected_downtime * 1000:.0f} ms")

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from emulator import Machine, Serial
-from emulator.core.memory import PAGE_SIZE
 from emulator.migration.settings import CAPABILITIES, PARAMETERS
-from emulator.migration.status import Figures, Pass, Progress, Status
+from emulator.migration.status import Figures, Progress, Status
 from emulator.monitor.context import Context
 from emulator.monitor.foreground import Foreground
 from emulator.monitor.hmp import Hmp
@@ -347,8 +346,9 @@ def test_bar_leaves_room_for_what_is_left(columns: int) -> None:
     progress.begin()
     progress.change(Status.ACTIVE)
     progress.figures = Figures(total=64 << 30, transferred=123 << 28, bandwidth=94.2e6, expected_downtime=1.0)
-    progress.figures.passes = [Pass(0, (64 << 30) // PAGE_SIZE)]
-    progress.figures.normal = (61 << 30) // PAGE_SIZE
+    progress.figures.remaining = 64 << 30
+    progress.figures.begin_pass(0)
+    progress.figures.remaining = 3 << 30
     line = progress_line(progress, columns)
     bar = re.match(r"\[(#+\.*)\] pass 1  30.8 GiB sent  89.8 MiB/s  dirty 0 B/s  3 GiB left  down 1000 ms$", line)
     assert bar

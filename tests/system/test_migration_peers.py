@@ -1,0 +1,243 @@
+"""Peers that keep to the protocol and mean ill, or stop in the middle of it: who has the guest, and that it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from emulator import Machine, Serial
+from emulator.core.errors import ChannelError, ConfigError
+from emulator.migration import incoming, outgoing
+from emulator.migration.channel import Address
+from emulator.migration.errors import MigrationError
+from emulator.migration.returnpath import ANSWER, GO, HELLO, LOADED, REFUSED, Message, Said, message
+from emulator.migration.status import Status
+from emulator.runstate import RunState
+
+TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
+PATIENCE_SECONDS = 60
+END = b'"page_size":'
+"""Near the end of every stream."""
+
+
+@pytest.fixture
+def source() -> Iterator[Machine]:
+    with Machine("virt", ram="16M", kernel=TOY) as machine:
+        machine.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
+        machine.cont()
+        yield machine
+
+
+@pytest.fixture
+def target() -> Iterator[Machine]:
+    with Machine("virt", ram="16M") as machine:
+        yield machine
+
+
+def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) -> None:
+    """Answer as a mini-qemu does until the whole guest has come, and then do `ending`."""
+    hello, stream = HELLO.to_bytes(4, "big"), b""
+    while len(stream.partition(hello)[2]) < 9:  # a ping with the token follows
+        stream += connection.recv(4096)
+    token = int.from_bytes(stream.partition(hello)[2][5:9], "big")
+    connection.sendall(b"".join(message(Said(Message.PONG, value)) for value in (HELLO, ANSWER, token)))
+    while END not in stream:
+        stream = stream[-len(END) :] + connection.recv(65536)
+    with contextlib.suppress(OSError):
+        ending(connection)
+
+
+class Destination:
+    """Receives from whoever connects first; those that come back later are accepted and hear nothing."""
+
+    def __init__(self, ending: Callable[[socket.socket], None]) -> None:
+        self._ending = ending
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self.uri = f"tcp:127.0.0.1:{self._server.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self._server.accept()[0]
+                self._connections.append(connection)
+                if len(self._connections) == 1:
+                    receive(connection, self._ending)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self._thread.join()
+
+
+def say(*words: Said) -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(b"".join(map(message, words)))
+
+
+def flood(connection: socket.socket) -> None:
+    connection.sendall(message(Said(Message.SHUT, LOADED)))
+    while True:
+        connection.sendall(message(Said(Message.PONG, 7)) * 1000)
+
+
+def chatter(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(message(Said(Message.PONG, GO)) * 1000)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "REDELIVERY_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "WORD_SECONDS", 0.2)
+    monkeypatch.setattr(outgoing, "SWITCHOVER_SECONDS", 0.2)
+    monkeypatch.setattr(incoming, "REDELIVERY_SECONDS", 0.5)
+    monkeypatch.setattr(incoming, "WORD_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize("ending", [say(Said(Message.SHUT, LOADED)), flood])
+def test_a_destination_that_never_acknowledges_has_the_guest_and_the_migration_ends(
+    source: Machine, monkeypatch: pytest.MonkeyPatch, ending: Callable[[socket.socket], None]
+) -> None:
+    impatient(monkeypatch)
+    destination = Destination(ending)
+    source.migration.migrate(destination.uri)
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert "the destination has the whole guest" in (source.migration.progress.error or "")
+    assert source.status is RunState.POSTMIGRATE
+    destination.close()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        chatter,
+        say(Said(Message.SHUT, REFUSED)),
+        say(Said(Message.PONG, GO), Said(Message.REASON, text="x" * 1000)),
+        lambda connection: connection.sendall(b"\0\1\xff\xff" + bytes(100_000)),
+    ],
+)
+def test_a_destination_that_never_says_it_is_loaded_does_not_get_the_guest(
+    source: Machine, monkeypatch: pytest.MonkeyPatch, ending: Callable[[socket.socket], None]
+) -> None:
+    impatient(monkeypatch)
+    destination = Destination(ending)
+    source.migration.migrate(destination.uri)
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert source.status is RunState.RUNNING
+    destination.close()
+
+
+def test_guest_runs_where_a_source_falls_silent_after_its_last_word_but_one(
+    source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that the guest is given up, keeps the connection and is never heard of again."""
+    impatient(monkeypatch)
+    silent = threading.Event()
+    monkeypatch.setattr(outgoing, "HEARD", b"")
+    clean_up = outgoing.Outgoing._clean_up
+    monkeypatch.setattr(outgoing.Outgoing, "_clean_up", lambda this: silent.wait(PATIENCE_SECONDS) and clean_up(this))
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    assert (source.status, target.status) == (RunState.POSTMIGRATE, RunState.RUNNING)
+    silent.set()
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+
+
+def test_what_was_typed_at_the_source_comes_before_what_is_typed_at_the_destination(
+    source: Machine, target: Machine
+) -> None:
+    source.migration.settings.enable({"pause-before-switchover": True})
+    uri = target.migration.listen("tcp:127.0.0.1:0")
+    target.serial.write("ho second\r")
+    source.migration.migrate(uri)
+    source.migration.progress.wait_while(Status.SETUP)
+    source.migration.progress.wait_while(Status.ACTIVE)
+    source.serial.write("echo first\rec")
+    source.migration.go_on()
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    target.stop()
+    if b"second\r\n" not in target.serial.output:
+        target.run(until=Serial("second\r\n"), timeout=PATIENCE_SECONDS)
+    assert target.serial.output.index(b"first\r\n") < target.serial.output.index(b"second\r\n")
+
+
+def test_a_descriptor_is_opened_once_as_its_number_may_be_of_something_else_afterwards(
+    source: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks after the guest was given up, when a source comes back elsewhere."""
+    impatient(monkeypatch)
+    here, there = socket.socketpair()
+    opened: list[Address] = []
+    connect = source.migration._connect
+    monkeypatch.setattr(source.migration, "_connect", lambda address: opened.append(address) or connect(address))
+
+    def load_and_break(connection: socket.socket) -> None:
+        connection.sendall(message(Said(Message.SHUT, LOADED)))
+        connection.close()
+
+    peer = threading.Thread(target=receive, args=(there, load_and_break))
+    peer.start()
+    source.migration.migrate(f"fd:{here.detach()}")
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    peer.join()
+    assert source.status is RunState.POSTMIGRATE
+    assert len(opened) == 1
+
+
+def test_a_machine_that_sends_its_guest_away_expects_no_other(source: Machine, target: Machine) -> None:
+    source.migration.settings.set({"max-bandwidth": 1})
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    with pytest.raises(MigrationError, match="in progress"):
+        source.migration.listen("tcp:127.0.0.1:0")
+    assert source.status is RunState.RUNNING
+    source.migration.cancel()
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.CANCELLED
+    assert source.status is RunState.RUNNING
+
+
+def test_an_address_that_cannot_be_had_leaves_the_guest_running(source: Machine) -> None:
+    with pytest.raises(ChannelError):
+        source.migration.listen("tcp::0")
+    assert source.status is RunState.RUNNING
+
+
+def test_a_machine_that_is_gone_cannot_take_its_guest_back_and_the_migration_ends(
+    source: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_args: object) -> None:
+        raise ConfigError("the machine has been closed")
+
+    monkeypatch.setattr(source.transfer, "freeze", gone)
+    monkeypatch.setattr(source.transfer, "thaw", gone)
+    source.migration.migrate("exec:cat > /dev/null")
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert source.migration.progress.error == "the machine has been closed"
+
+
+def test_a_guest_that_waits_for_its_terminal_can_be_sent_away(source: Machine, target: Machine) -> None:
+    """Its output goes nowhere until somebody stops it, as where a terminal does not read."""
+    hurried, waits = threading.Event(), threading.Event()
+
+    def sink(_data: bytes) -> None:
+        waits.set()
+        hurried.wait(PATIENCE_SECONDS)
+
+    source.on_stopping = lambda stopping: hurried.set() if stopping else None
+    source.serial.port.sink = sink
+    source.serial.write("count\r")
+    assert waits.wait(PATIENCE_SECONDS)
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    assert target.status is RunState.RUNNING
