@@ -195,7 +195,12 @@ class Runner:
         self.vcpu.stop_here()
 
     def reset(self, reason: str | None = None) -> None:
-        """Reset for one of the reasons of QAPI's `ShutdownCause`; without one, nobody is told."""
+        """Reset for one of the reasons of QAPI's `ShutdownCause`; without one, nobody is told.
+
+        Raises ConfigError while what the guest is goes elsewhere: it must not become another one meanwhile.
+        """
+        if self.status is RunState.FINISH_MIGRATE:
+            raise ConfigError(f"the guest is being moved: the machine is in state {self.status}")
         self._reset_wanted = False
         board = self.board
         board.reset()

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration import pages
 
@@ -65,7 +66,7 @@ class UserfaultLog:
             for block in blocks:
                 _ioctl(self._fd, _UFFDIO_REGISTER, block.address, block.size, _REGISTER_MODE_WP, 0)
                 self._protect_file(block)
-                self.collect(block)  # protects what is there; an older kernel says here that it cannot
+                self._collect(block)  # protects what is there; an older kernel says here that it cannot
         except BaseException:
             self.close()
             raise
@@ -79,9 +80,15 @@ class UserfaultLog:
             _ioctl(self._fd, _UFFDIO_WRITEPROTECT, begin, length, _WRITEPROTECT_MODE_WP)
 
     def collect(self, block: RamBlock) -> NDArray[np.bool_]:
-        """See `DirtyLog.collect`."""
+        """See `DirtyLog.collect`; raises ConfigError if the block's content was exchanged."""
         if self._fd < 0:
             raise ValueError("the dirty log is closed")
+        try:
+            return self._collect(block)
+        except PermissionError as error:
+            raise ConfigError(f"RAM block {block.name} has become another guest's meanwhile") from error
+
+    def _collect(self, block: RamBlock) -> NDArray[np.bool_]:
         steps = np.zeros(block.size // PAGE_SIZE + 1, np.int8)
         begin, end = block.address, block.address + block.size
         while begin < end:

@@ -241,3 +241,40 @@ def test_a_guest_that_waits_for_its_terminal_can_be_sent_away(source: Machine, t
     assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
     target.migration.wait_for_guest(PATIENCE_SECONDS)
     assert target.status is RunState.RUNNING
+
+
+def test_a_guest_that_stands_still_to_be_moved_does_not_become_another(
+    source: Machine, target: Machine, tmp_path: Path
+) -> None:
+    source.save(tmp_path / "before")
+    source.migration.settings.enable({"pause-before-switchover": True})
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    source.migration.progress.wait_while(Status.SETUP)
+    source.migration.progress.wait_while(Status.ACTIVE)
+    for change in (source.reset, lambda: source.load(tmp_path / "before")):
+        with pytest.raises(ConfigError, match="the guest is being moved"):
+            change()
+    source.migration.go_on()
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    assert target.status is RunState.RUNNING
+
+
+def test_a_guest_that_becomes_another_while_it_is_sent_arrives_as_that_or_stays(
+    source: Machine, target: Machine, tmp_path: Path
+) -> None:
+    source.save(tmp_path / "before")
+    source.migration.settings.set({"max-bandwidth": 1})
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    source.migration.progress.wait_while(Status.SETUP)
+    source.load(tmp_path / "before")
+    source.migration.settings.set({"max-bandwidth": 0})
+    if source.migration.wait(PATIENCE_SECONDS) is Status.FAILED:
+        assert "has become another guest's meanwhile" in (source.migration.progress.error or "")
+        machine = source
+    else:
+        target.migration.wait_for_guest(PATIENCE_SECONDS)
+        machine = target
+    machine.stop()
+    machine.serial.write("echo here\r")
+    machine.run(until=Serial("here\r\n"), timeout=PATIENCE_SECONDS)
