@@ -368,7 +368,8 @@ class Outgoing:
                     self._channel.write(word + typed)
                     while self._hear() != Said(Message.PONG, GO):
                         pass
-                    self._channel.write(HEARD)
+                    with contextlib.suppress(EmulatorError, OSError):
+                        self._channel.write(HEARD)
                 return
             except (EmulatorError, OSError) as error:
                 if not self._can_return or time.monotonic() > until - RETRY_SECONDS:

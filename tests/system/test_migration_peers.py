@@ -117,6 +117,26 @@ def test_a_destination_that_never_acknowledges_has_the_guest_and_the_migration_e
     destination.close()
 
 
+def test_a_destination_that_acknowledges_and_goes_has_the_guest(source: Machine) -> None:
+    """Nobody has to hear that it was heard."""
+    here, there = socket.socketpair()
+
+    def acknowledge_and_go(connection: socket.socket) -> None:
+        connection.sendall(message(Said(Message.SHUT, LOADED)))
+        heard = b""
+        while GO.to_bytes(4, "big") not in heard:
+            heard += connection.recv(4096)
+        connection.sendall(message(Said(Message.PONG, GO)))
+        connection.close()
+
+    peer = threading.Thread(target=receive, args=(there, acknowledge_and_go))
+    peer.start()
+    source.migration.migrate(f"fd:{here.detach()}")
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    peer.join()
+    assert source.status is RunState.POSTMIGRATE
+
+
 @pytest.mark.parametrize(
     "ending",
     [
