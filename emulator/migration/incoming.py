@@ -17,7 +17,7 @@ from emulator.core.memory import StagedMemory, close_later
 from emulator.migration import blocklist
 from emulator.migration.channel import Channel, Listener
 from emulator.migration.devices import DeviceLoader
-from emulator.migration.errors import FramingError, MigrationError, StreamError, TruncatedError
+from emulator.migration.errors import FramingError, MigrationError, StreamError, TruncatedError, VersionError
 from emulator.migration.format import (
     DESCRIPTION_LIMIT,
     Command,
@@ -196,7 +196,7 @@ class Incoming:
     def _load(self) -> Loaded:
         inbox, subject = self._inbox, self._host.subject()
         configuration, end = inbox.parse(_get_whole_header), inbox.offset
-        heading = self._next("the start of RAM")  # the source hears only then why it is refused
+        heading = self._next("the start of RAM", Mark.START)  # the source hears only then why it is refused
         check_configuration(configuration, subject, end=end)
         if configuration.capabilities:
             raise FramingError("RAM as page records", configuration.capabilities[0], offset=end)
@@ -205,21 +205,23 @@ class Incoming:
             self._staged[name] = StagedMemory(size)
         collector = RamCollector(self._staged)
         while heading.mark != Mark.END:
-            heading = self._next("a part of RAM")
+            heading = self._next("a part of RAM", Mark.PART, Mark.END)
             self._read_pages(collector, heading)
         loaded = Loaded(self._staged)
         loaded.states = inbox.parse(lambda reader: _get_devices(reader, subject, self._sections)).states()
         return loaded
 
-    def _next(self, expected: str) -> Heading:
-        """The heading of the next part of RAM; commands before it are obeyed."""
+    def _next(self, expected: str, *marks: Mark) -> Heading:
+        """The heading of the next part of RAM, with one of these marks; commands before it are obeyed."""
         while True:
             begin = self._inbox.offset
             item = self._inbox.parse(self._sections.next_item)
             if isinstance(item, Order):
                 self._obey(item)
-            elif item is None or item.name != blocklist.SECTION or item.mark == Mark.FULL:
+            elif item is None or (item.name, item.instance_id) != (blocklist.SECTION, 0) or item.mark not in marks:
                 raise FramingError(expected, item or "the end of the sections", offset=begin)
+            elif item.version_id != blocklist.VERSION:
+                raise VersionError(f"version {blocklist.VERSION}", item.version_id, field=item.name, offset=begin)
             else:
                 return item
 

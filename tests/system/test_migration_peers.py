@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -261,6 +262,32 @@ def test_a_guest_that_waits_for_its_terminal_can_be_sent_away(source: Machine, t
     assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
     target.migration.wait_for_guest(PATIENCE_SECONDS)
     assert target.status is RunState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("instance", "version", "again", "message"),
+    [
+        (0, 3, False, "expected version 4, got 3"),
+        (1, 4, False, "expected the start of RAM"),
+        (0, 4, True, "expected a part of RAM"),
+    ],
+)
+def test_ram_that_is_not_as_announced_is_refused_as_it_is_in_a_file(
+    source: Machine, target: Machine, tmp_path: Path, instance: int, version: int, again: bool, message: str
+) -> None:
+    source.save(tmp_path / "stream")
+    stream = (tmp_path / "stream").read_bytes()
+    name = b"\3ram" + struct.pack(">II", 0, 4)
+    begin = stream.index(name) - 5  # a mark and the section's number stand before it
+    head, ram = stream[:begin], stream[begin:].replace(name, name[:4] + struct.pack(">II", instance, version), 1)
+    if again:
+        part = ram.index(b"\2" + ram[1:5])
+        ram = ram[:part] + b"\1" + struct.pack(">I", 77) + name + ram[part + 5 :]
+    host, _, port = target.migration.listen("tcp:127.0.0.1:0").removeprefix("tcp:").rpartition(":")
+    with socket.create_connection((host, int(port))) as connection, contextlib.suppress(OSError):
+        connection.sendall(head + ram)
+    with pytest.raises(MigrationError, match=message):
+        target.migration.wait_for_guest(PATIENCE_SECONDS)
 
 
 def test_a_guest_that_stands_still_to_be_moved_does_not_become_another(
