@@ -305,8 +305,16 @@ class Machine:
             self.on_stopping(False)
 
     def reset(self) -> None:
-        """Reset every chip and the hart, and load the images anew; a running guest goes on from there."""
-        self.call(lambda: self._runner.reset("host-qmp-system-reset"))
+        """Reset every chip and the hart, and load the images anew; a running guest goes on from there.
+
+        Raises ConfigError while the guest stands still to be moved, or is expected.
+        """
+
+        def now() -> None:
+            self._runner.check_not_moving()
+            self._runner.reset("host-qmp-system-reset")
+
+        self.call(now)
 
     def powerdown(self) -> None:
         """Press the power button. The board has none that a guest could hear, as QEMU's has none."""

@@ -121,10 +121,14 @@ class Runner:
 
     # On the machine's thread: the guest's run state
 
-    def go_on(self) -> None:
-        """Let the guest run; harmless if it runs or has ended. Raises ConfigError while it is being moved."""
+    def check_not_moving(self) -> None:
+        """Raise ConfigError while the guest is between two machines: it must not become another one meanwhile."""
         if self.status in MOVING:
             raise ConfigError(f"the guest is being moved: the machine is in state {self.status}")
+
+    def go_on(self) -> None:
+        """Let the guest run; harmless if it runs or has ended. Raises ConfigError while it is being moved."""
+        self.check_not_moving()
         if self.status.ended or self.status is RunState.RUNNING:
             return
         self.status = RunState.RUNNING
@@ -195,12 +199,7 @@ class Runner:
         self.vcpu.stop_here()
 
     def reset(self, reason: str | None = None) -> None:
-        """Reset for one of the reasons of QAPI's `ShutdownCause`; without one, nobody is told.
-
-        Raises ConfigError while what the guest is goes elsewhere: it must not become another one meanwhile.
-        """
-        if self.status is RunState.FINISH_MIGRATE:
-            raise ConfigError(f"the guest is being moved: the machine is in state {self.status}")
+        """Reset for one of the reasons of QAPI's `ShutdownCause`; without one, nobody is told."""
         self._reset_wanted = False
         board = self.board
         board.reset()

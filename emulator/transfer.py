@@ -40,7 +40,7 @@ class Transfer:
         """See `Machine.load`."""
 
         def read() -> None:
-            self._refuse_if_moving()
+            self._runner.check_not_moving()
             with ExitStack() as stack:
                 subject = stack.enter_context(self.held())
                 data, fd = stack.enter_context(files.mapped(path))
@@ -68,7 +68,7 @@ class Transfer:
         """See `Machine.loadvm`."""
 
         def read() -> None:
-            self._refuse_if_moving()
+            self._runner.check_not_moving()
             with self.held() as subject, snapshots.load(tag, subject) as loaded:
                 self.take_over(loaded, subject)
 
@@ -160,11 +160,6 @@ class Transfer:
         runner = self._runner
         with runner.held():
             yield subject_of(self._name, runner.time, runner.vcpu, runner.board, runner.status)
-
-    def _refuse_if_moving(self) -> None:
-        """Raise ConfigError while what the guest is goes elsewhere: it must not become another one meanwhile."""
-        if self._runner.status is RunState.FINISH_MIGRATE:
-            raise ConfigError(f"the guest is being moved: the machine is in state {self._runner.status}")
 
     def take_over(self, loaded: Loaded, subject: Subject) -> None:
         """Become a loaded machine; what drives the hart's interrupt lines has the last word on them."""

@@ -141,6 +141,8 @@ class Incoming:
         """Whether the source has opened the way back."""
         self._token: int | None = None
         self._greeted = False
+        self._given = False
+        """Whether the source has said that the guest is this side's."""
         self._staged: dict[str, StagedMemory] = {}
         self.was_running = False
         """Whether the guest ran where it comes from; once `run` has returned."""
@@ -278,22 +280,30 @@ class Incoming:
             order = self._inbox.parse(self._sections.next_item)
             if not isinstance(order, Order) or order.command is not Command.PING or pinged(order) != GO:
                 raise MigrationError("the source has ended the migration in a way that is not known")
+            self._given = True
             with self._channel.within(WORD_SECONDS):
                 return self._inbox.parse(get_typed)
         except (StreamError, BrokenOffError, ChannelError) as error:
-            return self._wait_for_redelivery(token, time.monotonic() + REDELIVERY_SECONDS, error)
+            try:
+                return self._wait_for_redelivery(token, time.monotonic() + REDELIVERY_SECONDS, error)
+            except (EmulatorError, OSError):
+                if not self._given:
+                    raise
+                return b""  # better a guest without what was typed than none
 
     def _wait_for_redelivery(self, token: int, until: float, error: Exception) -> bytes:
         """Listen for the source, which comes back if it has given up the guest, and only then; what was typed there."""
         while self._listener is not None and (left := until - time.monotonic()) > 0:
             channel = self._listener.accept(timeout=left)
-            inbox, word, typed = _Inbox(channel), b"", b""
+            inbox, word = _Inbox(channel), b""
             with contextlib.suppress(EmulatorError, OSError), channel.within(WORD_SECONDS):
-                word, typed = inbox.parse(get_return)
-            if word == with_token(REDELIVERY, token):
-                self._channel.close()
-                self._channel, self._inbox = channel, inbox
-                return typed
+                word = inbox.parse(get_return)
+                if word == with_token(REDELIVERY, token):
+                    self._given = True
+                    typed = inbox.parse(get_typed)
+                    self._channel.close()
+                    self._channel, self._inbox = channel, inbox
+                    return typed
             channel.close()
             if word == with_token(ABANDONED, token):
                 raise MigrationError("the source has kept the guest, as the connection broke")

@@ -314,7 +314,8 @@ class Outgoing:
                 raise MigrationError("cancelled")
             self._handed_over = True
         # The destination has everything: from here on the guest is not ours, whatever happens.
-        self._guest.give_up()
+        with contextlib.suppress(EmulatorError):  # nothing runs in a machine that has been closed
+            self._guest.give_up()
         if self._peer_waits:
             self._say_go()
         self._figures.downtime = time.monotonic() - self._frozen_at

@@ -85,10 +85,9 @@ def get_typed(reader: Reader) -> bytes:
     return reader.read(length)
 
 
-def get_return(reader: Reader) -> tuple[bytes, bytes]:
-    """What a source says that has come back: a word and a token, and what was typed there."""
-    word = reader.read(len(REDELIVERY) + _U32.size)
-    return word, get_typed(reader) if word.startswith(REDELIVERY) else b""
+def get_return(reader: Reader) -> bytes:
+    """What a source says that has come back: a word and a token; behind `REDELIVERY` stands what was typed there."""
+    return reader.read(len(REDELIVERY) + _U32.size)
 
 
 def with_token(word: bytes, token: int) -> bytes:

@@ -19,6 +19,7 @@ from emulator.migration.errors import MigrationError
 from emulator.migration.returnpath import ANSWER, GO, HELLO, LOADED, REFUSED, Message, Said, message
 from emulator.migration.status import Status
 from emulator.runstate import RunState
+from emulator.transfer import Transfer
 
 TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
 PATIENCE_SECONDS = 60
@@ -174,6 +175,29 @@ def test_guest_runs_where_a_source_falls_silent_after_its_last_word_but_one(
     assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
 
 
+def test_guest_runs_where_it_was_given_to_if_what_was_typed_never_comes(
+    source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    monkeypatch.setattr(outgoing, "put_typed", lambda _data: b"")
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    source.migration.wait(PATIENCE_SECONDS)
+    assert (source.status, target.status) == (RunState.POSTMIGRATE, RunState.RUNNING)
+
+
+def test_destination_is_told_to_go_on_even_if_the_source_has_been_closed(
+    source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_transfer: Transfer) -> None:
+        raise ConfigError("the machine has been closed")
+
+    monkeypatch.setattr(Transfer, "give_up", closed)
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    assert target.status is RunState.RUNNING
+
+
 def test_what_was_typed_at_the_source_comes_before_what_is_typed_at_the_destination(
     source: Machine, target: Machine
 ) -> None:
@@ -298,7 +322,7 @@ def test_a_guest_that_stands_still_to_be_moved_does_not_become_another(
     source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
     source.migration.progress.wait_while(Status.SETUP)
     source.migration.progress.wait_while(Status.ACTIVE)
-    for change in (source.reset, lambda: source.load(tmp_path / "before")):
+    for change in (source.reset, target.reset, lambda: source.load(tmp_path / "before"), lambda: target.loadvm("any")):
         with pytest.raises(ConfigError, match="the guest is being moved"):
             change()
     source.migration.go_on()
