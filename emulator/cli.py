@@ -120,7 +120,9 @@ def cli() -> None:
 
 
 @cli.command(cls=QemuCommand, context_settings=CONTEXT, options_metavar="[-option [VALUE]]...")
-@click.option("-M", "-machine", "machine", metavar="NAME", default="virt", help="The board: virt.")
+@click.option(
+    "-M", "-machine", "machine", metavar="NAME", default="virt", help="The machine type, or help to list them."
+)
 @click.option("-cpu", metavar="NAME", default="sifive-u54", help="The CPU: sifive-u54.")
 @click.option("-m", "memory", metavar="SIZE", default="128M", help="RAM, such as 128M or 2G. [128M]")
 @click.option("-smp", metavar="N", default="1", help="Number of harts: 1.")
@@ -168,6 +170,8 @@ def run(**options: Any) -> int:
     """
     from emulator import options as parse
 
+    if options["machine"] == "help":
+        return _print_machines()
     if options["display"] != "none":
         raise ConfigError(f"-display {options['display']}: there is no display, only none is supported")
     if len(options["serial"]) > 1:
@@ -182,7 +186,7 @@ def run(**options: Any) -> int:
     _enable_log(options["items"], options["log_file"])
     shift_sleep = None if options["icount"] is None else parse.parse_icount(options["icount"])
     machine = {
-        "machine": parse.parse_machine(options["machine"]),
+        **parse.parse_machine(options["machine"]),
         "cpu": options["cpu"],
         "ram": parse.parse_memory(options["memory"]),
         "smp": parse.parse_smp(options["smp"]),
@@ -259,6 +263,28 @@ def demo() -> int:
     return run_demo()
 
 
+@cli.command("convert", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="IN")
+@click.argument("target", metavar="OUT")
+@click.option("-to", "--to", "to", metavar="MACHINE", default="virt", help="The machine type, as behind run -M. [virt]")
+@click.option("-layout", "--layout", type=click.Choice(["classic", "mapped"]), help="Of RAM. [the same as in IN]")
+@click.option(
+    "-qemu-timer-fix", "--qemu-timer-fix", type=click.Choice(["on", "off"]), default="on", help="Cure the timer. [on]"
+)
+@click.option("-force", "--force", is_flag=True, help="Write OUT also if the guest would miss something.")
+def convert_command(source: str, target: str, to: str, layout: str | None, qemu_timer_fix: str, *, force: bool) -> int:
+    """Turn the migration stream or snapshot IN into one that another version of QEMU reads.
+
+    What differs is listed. If the guest would miss some of it, OUT is not written.
+    """
+    from emulator.boards.machinetypes import machine_type
+    from emulator.convert import convert
+
+    cure = qemu_timer_fix == "on"
+    convert(Path(source), Path(target), machine_type(to), layout=layout, cure=cure, force=force, say=click.echo)
+    return 0
+
+
 @cli.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file")
 @click.option("-diff", "--diff", "other", metavar="OTHER", help="Show only where the machine in OTHER differs.")
@@ -275,6 +301,13 @@ def inspect(file: str, other: str | None, as_json: bool, verbose: bool) -> int:
     if other is None:
         return inspect_file(Path(file), as_json=as_json, verbose=verbose)
     return diff_files(Path(file), Path(other), as_json=as_json, verbose=verbose)
+
+
+def _print_machines() -> int:
+    from emulator.boards.machinetypes import describe
+
+    click.echo(describe())
+    return 0
 
 
 def _enable_log(items: str | None, path: str | None) -> None:

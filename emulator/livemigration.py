@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emulator.boards.machinetypes import WIRE_NAME
 from emulator.core.errors import EmulatorError, FileError
 from emulator.core.memory import RamBlock
 from emulator.migration.channel import Channel, Listener, TlsCredentials, connect, listen
@@ -239,18 +240,18 @@ class _Guest:
     """The machine as its outgoing migration sees it."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine = machine.name
+        self.machine = WIRE_NAME
         self.blocks: Sequence[RamBlock] = tuple(machine.board.ram_blocks)
         self.uuid = machine.config.uuid
         self.thaw, self.give_up = machine.transfer.thaw, machine.transfer.give_up
         self.take_input = machine.serial.port.take
         self._machine = machine
 
-    def freeze(self) -> Subject:
+    def freeze(self, *, for_qemu: bool = False) -> Subject:
         """See `outgoing.Guest`; also while the guest waits for a terminal that does not read."""
         self._machine.on_stopping(True)
         try:
-            return self._machine.transfer.freeze()
+            return self._machine.transfer.freeze(for_qemu=for_qemu)
         finally:
             self._machine.on_stopping(False)
 

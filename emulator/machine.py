@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from emulator.boards.config import BoardConfig
+from emulator.boards.machinetypes import machine_type
 from emulator.boards.virt import Requests, VirtBoard
 from emulator.conditions import Condition
 from emulator.core.bus import AddressMap
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # what saves and loads is imported when it is needed
 
 T = TypeVar("T")
 
-BOARDS = {"virt": VirtBoard}
+TIMER_FIXES = ("auto", "on", "off")
 CPUS = ("sifive-u54",)
 
 DETERMINISTIC_SEED = bytes(32)
@@ -54,7 +55,10 @@ class Machine:
     `ram` is a size such as `"128M"`, or bytes. `kernel`, `bios`, `initrd` and `dtb` are files; `bios` may be `"none"`
     (start the kernel in machine mode) or `"default"` (OpenSBI). `port` is where the first UART's characters go; without
     one, `serial` keeps them for the program. `icount` is a shift or an `Icount`. `snapshots` is the directory of named
-    snapshots. `uuid`, such as `"550e8400-e29b-41d4-a716-446655440000"`, tells the machine from others.
+    snapshots. `uuid`, such as `"550e8400-e29b-41d4-a716-446655440000"`, tells the machine from others. `acpi` makes
+    room for ACPI tables that a guest may bring along. `qemu_timer_fix` says whether streams are made for a QEMU, with a
+    cure for the guest's timer (see `emulator.qemupeer`): `"auto"` does so when a migration has found one at the other
+    end, `"on"` always, and `"off"` leaves the timer alone.
 
     The board is built on first use, when every option has been given: errors in them are raised there.
 
@@ -83,20 +87,25 @@ class Machine:
         port: CharPort | None = None,
         snapshots: str | Path | None = None,
         uuid: str = "",
+        acpi: bool = True,
+        qemu_timer_fix: str = "auto",
     ) -> None:
-        if machine not in BOARDS:
-            raise ConfigError(f"unsupported machine type '{machine}': use one of {', '.join(BOARDS)}")
+        if qemu_timer_fix not in TIMER_FIXES:
+            raise ConfigError(f"qemu-timer-fix={qemu_timer_fix}: use one of {', '.join(TIMER_FIXES)}")
         if cpu not in CPUS:
             raise ConfigError(f"unsupported CPU '{cpu}': use one of {', '.join(CPUS)}")
         if smp != 1:
             raise ConfigError(f"-smp {smp} is not supported yet: the machine has one hart")
         self.name = machine
+        self._qemu_timer_fix = qemu_timer_fix
         self.icount = Icount(icount) if isinstance(icount, int) else icount
         self.serial = SerialConsole(port)
         self._time = Timekeeper(self.icount)
         self.clock = self._time.clock
         self.config = BoardConfig(
             ram_size=parse_size(ram),
+            machine_type=machine_type(machine),
+            acpi=acpi,
             smp=smp,
             bios=bios,
             kernel=_path(kernel),
@@ -383,7 +392,7 @@ class Machine:
 
         with self._building:
             self.power_on()
-            self._transfer = self._transfer or Transfer(self._runner, self.name)
+            self._transfer = self._transfer or Transfer(self._runner, self._qemu_timer_fix)
             return self._transfer
 
     @property

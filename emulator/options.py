@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from emulator.core import log
 from emulator.core.errors import ConfigError
 
 BOOLEANS = {"on": True, "yes": True, "true": True, "y": True, "off": False, "no": False, "false": False, "n": False}
 
 
-def parse_machine(text: str) -> str:
-    """`-M virt`: the machine's name; none of its properties can be set yet."""
+def parse_machine(text: str) -> dict[str, Any]:
+    """`-M virt[,acpi=on|off][,qemu-timer-fix=on|off|auto]`: the machine's options in Python."""
     name, *properties = text.split(",")
-    if properties:
-        raise ConfigError(f"-M {text}: property '{properties[0].partition('=')[0]}' is not supported yet")
-    return name.removeprefix("type=")
+    options: dict[str, Any] = {"machine": name.removeprefix("type=")}
+    for each in properties:
+        key, _, value = each.partition("=")
+        if key == "acpi":
+            options["acpi"] = value == "auto" or _boolean(f"-M {text}", value)
+        elif key == "qemu-timer-fix":
+            options["qemu_timer_fix"] = value
+        else:
+            raise ConfigError(f"-M {text}: property '{key}' is not supported yet")
+    return options
 
 
 def parse_memory(text: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from emulator import qemupeer
+from emulator.boards.layout import TIMEBASE_HZ
 from emulator.core.errors import ConfigError
 from emulator.cpu.vcpu import MSIP, SEIP
-from emulator.machinestate import subject_of, was_running
+from emulator.machinestate import Changes, subject_of, was_running
 from emulator.migration import files, savevm
 from emulator.migration.savevm import Loaded, Subject
 from emulator.migration.snapshots import SnapshotDirectory
@@ -17,11 +20,14 @@ from emulator.runstate import RunState
 
 
 class Transfer:
-    """Saves, loads and moves what `runner` runs, a machine of type `name`; from any thread unless it says otherwise."""
+    """Saves, loads and moves what `runner` runs; from any thread unless it says otherwise.
 
-    def __init__(self, runner: Runner, name: str) -> None:
-        self._runner = runner
-        self._name = name
+    `timer_fix` is what becomes of the guest's timer on its way to a QEMU: see `Machine`.
+    """
+
+    def __init__(self, runner: Runner, timer_fix: str) -> None:
+        self.runner = runner
+        self._timer_fix = timer_fix
         self._frozen: RunState | None = None
         """What the guest did before it was frozen."""
 
@@ -31,26 +37,26 @@ class Transfer:
         """See `Machine.save`."""
 
         def write() -> None:
-            with self.held() as subject, files.replacing(path) as file:
+            with self.held(self._changes()) as subject, files.replacing(path) as file:
                 savevm.save(subject, file.write)
 
-        self._runner.call(write)
+        self.runner.call(write)
 
     def load(self, path: Path) -> None:
         """See `Machine.load`."""
 
         def read() -> None:
-            self._runner.check_not_moving()
+            self.runner.check_not_moving()
             with ExitStack() as stack:
                 subject = stack.enter_context(self.held())
                 data, fd = stack.enter_context(files.mapped(path))
                 self.take_over(stack.enter_context(savevm.load(subject, data, fd)), subject)
 
-        self._runner.call(read)
+        self.runner.call(read)
 
     def savevm(self, snapshots: SnapshotDirectory, tag: str | None) -> str:
         """See `Machine.savevm`."""
-        runner = self._runner
+        runner = self.runner
 
         def write() -> str:
             with self.held() as subject:
@@ -68,22 +74,22 @@ class Transfer:
         """See `Machine.loadvm`."""
 
         def read() -> None:
-            self._runner.check_not_moving()
+            self.runner.check_not_moving()
             with self.held() as subject, snapshots.load(tag, subject) as loaded:
                 self.take_over(loaded, subject)
 
-        self._runner.call(read)
+        self.runner.call(read)
 
     # Leaving
 
-    def freeze(self) -> Subject:
-        """Stop the guest so that it can be moved; only `thaw` and `give_up` go on from there."""
-        runner = self._runner
+    def freeze(self, *, for_qemu: bool = False) -> Subject:
+        """Stop the guest so that it can be moved, to a QEMU or another; only `thaw` and `give_up` go on from there."""
+        runner = self.runner
 
         def stop() -> Subject:
             if runner.status.ended or runner.status in MOVING:
                 raise ConfigError(f"there is no guest to move: the machine is in state {runner.status}")
-            with self.held() as subject:
+            with self.held(self._changes(for_qemu=for_qemu)) as subject:
                 self._frozen, runner.status = runner.status, RunState.FINISH_MIGRATE  # `held` has told of the stop
                 return subject
 
@@ -91,7 +97,7 @@ class Transfer:
 
     def thaw(self) -> None:
         """Undo `freeze`; harmless without one, or after `give_up`."""
-        runner = self._runner
+        runner = self.runner
 
         def go_on() -> None:
             before, self._frozen = self._frozen, None
@@ -108,19 +114,19 @@ class Transfer:
 
         def leave() -> None:
             self._frozen = None
-            self._runner.status = RunState.POSTMIGRATE
+            self.runner.status = RunState.POSTMIGRATE
 
-        self._runner.call(leave)
+        self.runner.call(leave)
 
     def throttle(self, percent: int) -> None:
         """Let the vCPU rest for so much of its time, 0 to 99 %."""
-        self._runner.call(lambda: setattr(self._runner, "throttle", percent))
+        self.runner.call(lambda: setattr(self.runner, "throttle", percent))
 
     # Coming
 
     def expect(self) -> None:
         """Wait for a guest that comes from elsewhere: there is nothing to run before."""
-        self._runner.call(lambda: self._runner.stop(RunState.INMIGRATE))
+        self.runner.call(lambda: self.runner.stop(RunState.INMIGRATE))
 
     def subject(self) -> Subject:
         """The stopped machine as streams see it."""
@@ -129,7 +135,7 @@ class Transfer:
             with self.held() as subject:
                 return subject
 
-        return self._runner.call(look)
+        return self.runner.call(look)
 
     def adopt(self, loaded: Loaded) -> bool:
         """Become a loaded machine, whose guest waits for `arrive`; whether it ran where it comes from."""
@@ -139,31 +145,37 @@ class Transfer:
                 self.take_over(loaded, subject)
             return was_running(loaded)
 
-        return self._runner.call(become)
+        return self.runner.call(become)
 
     def arrive(self, *, running: bool) -> None:
         """The adopted guest is this machine's from now on, and goes on or is paused."""
 
         def begin() -> None:
-            self._runner.status = RunState.PAUSED
-            self._runner.poll_input()
+            self.runner.status = RunState.PAUSED
+            self.runner.poll_input()
             if running:
-                self._runner.go_on()
+                self.runner.go_on()
 
-        self._runner.call(begin)
+        self.runner.call(begin)
 
     # On the machine's thread
 
     @contextmanager
-    def held(self) -> Iterator[Subject]:
-        """The machine as streams see it, whose guest stands still; see `Runner.held`."""
-        runner = self._runner
+    def held(self, changes: Changes | None = None) -> Iterator[Subject]:
+        """The machine as streams see it, whose guest stands still, with these changes; see `Runner.held`."""
+        runner = self.runner
         with runner.held():
-            yield subject_of(self._name, runner.time, runner.vcpu, runner.board, runner.status)
+            yield subject_of(runner.time, runner.vcpu, runner.board, runner.status, changes)
+
+    def _changes(self, *, for_qemu: bool = False) -> Changes | None:
+        """What is changed in a stream that is, or may be, for a QEMU."""
+        if not (for_qemu or self._timer_fix == "on"):
+            return None
+        return functools.partial(qemupeer.changed, cure_timer=self._timer_fix != "off", timebase_hz=TIMEBASE_HZ)
 
     def take_over(self, loaded: Loaded, subject: Subject) -> None:
         """Become a loaded machine; what drives the hart's interrupt lines has the last word on them."""
-        runner = self._runner
+        runner = self.runner
         loaded.adopt(subject)
         runner.board.restore_software_interrupts(runner.vcpu.env["mip"] & MSIP)
         for line, bit in runner.interrupt_lines():

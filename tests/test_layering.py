@@ -23,7 +23,7 @@ LAYERS = (
     (2, ("testing",)),
     (3, ("chardev",)),
     (4, ("boards",)),
-    (4, ("cpuview", "machinestate", "runner")),
+    (4, ("cpuview", "machinestate", "qemupeer", "runner")),
     (4, ("transfer",)),
     (4, ("livemigration",)),
     (4, ("machine",)),
@@ -33,7 +33,7 @@ LAYERS = (
     (5, ("console",)),
     (6, ("sidebyside",)),
     (6, ("demo",)),
-    (6, ("snapshotcli",)),
+    (6, ("convert", "snapshotcli")),
     (6, ("cli",)),
     (6, ("__init__", "__main__")),
 )

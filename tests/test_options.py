@@ -12,8 +12,16 @@ from emulator.options import (
 )
 
 
-def test_machine_takes_a_name_and_no_properties() -> None:
-    assert parse_machine("virt") == parse_machine("type=virt") == "virt"
+def test_machine_takes_a_name_and_two_properties() -> None:
+    assert parse_machine("virt") == parse_machine("type=virt") == {"machine": "virt"}
+    assert parse_machine("virt-10.0,acpi=off") == {"machine": "virt-10.0", "acpi": False}
+    assert parse_machine("virt,qemu-timer-fix=on,acpi=auto") == {
+        "machine": "virt",
+        "acpi": True,
+        "qemu_timer_fix": "on",
+    }
+    with pytest.raises(ConfigError, match="expected on or off"):
+        parse_machine("virt,acpi=maybe")
     with pytest.raises(ConfigError, match="property 'aclint' is not supported"):
         parse_machine("virt,aclint=on")
 

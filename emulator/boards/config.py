@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulator.boards.layout import MIB
+from emulator.boards.machinetypes import MACHINE_TYPES, MachineType
 from emulator.core.errors import ConfigError
 from emulator.core.uuids import NO_UUID
 
@@ -19,6 +20,9 @@ class BoardConfig:
 
     ram_size: int = 128 * MIB
     """Bytes, a multiple of the page size."""
+    machine_type: MachineType = MACHINE_TYPES["virt-10.0"]
+    acpi: bool = True
+    """Whether there is memory for ACPI tables, if the machine type has any."""
     smp: int = 1
     isa: str = "rv64imafdc_zicsr_zifencei"
     """The CPU's instruction set as the device tree spells it."""

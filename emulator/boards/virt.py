@@ -1,4 +1,4 @@
-"""The board `virt` of QEMU 7.2: its chips, wired to each other and placed on the bus.
+"""The board `virt`, as QEMU 7.2 has it: its chips, wired to each other and placed on the bus.
 
 `layout` says where everything sits, `boot` what lies in memory when the CPU starts. Everything is created in the order
 in which QEMU creates it, since the order of a migration stream's sections and RAM blocks follows from that.
@@ -23,6 +23,7 @@ from emulator.core.device import Device
 from emulator.core.errors import ConfigError, ImageError
 from emulator.core.irq import IrqLine
 from emulator.core.memory import RamBlock
+from emulator.hw.acpi_build import TABLES, AcpiBuild
 from emulator.hw.fw_cfg import STANDARD_FILES, FwCfg, standard_items
 from emulator.hw.goldfish_rtc import GoldfishRtc
 from emulator.hw.gpex import Gpex
@@ -153,6 +154,8 @@ class VirtBoard:
             name = f"virtio-mmio.{index}"
             virtio = VirtioMmio(self._irq(name, layout.VIRTIO_IRQ + index), force_legacy=config.force_legacy_virtio)
             self._attach(name, virtio, layout.VIRTIO.base + index * layout.VIRTIO.size)
+        if config.machine_type.fw_cfg_first:
+            self._create_fw_cfg()
         gpex = Gpex([self._irq(f"INT{'ABCD'[pin]}", layout.PCIE_IRQ + pin) for pin in range(layout.PCIE_PINS)])
         high_mmio = layout.pcie_high_mmio(config.ram_size)
         pcie = (layout.PCIE_ECAM, layout.PCIE_MMIO, layout.PCIE_PIO, high_mmio)
@@ -163,9 +166,26 @@ class VirtBoard:
         self._attach("goldfish_rtc", rtc, layout.RTC.base)
         for index, (window, image) in enumerate(zip(layout.FLASH_BANKS, config.pflash, strict=True)):
             self._create_flash(index, window, image)
+        if not config.machine_type.fw_cfg_first:
+            self._create_fw_cfg()
+        if self._has_acpi:
+            self._create_acpi_tables()
+
+    def _create_fw_cfg(self) -> None:
+        config = self.config
         items = standard_items(cpus=config.smp, nographic=config.nographic, uuid=config.uuid)
         items |= self.boot.fw_cfg_items
-        self._attach("fw_cfg_mem", FwCfg(self.bus, items, STANDARD_FILES), layout.FW_CFG.base)
+        tables = [(table.used, table.size) for table in TABLES] if self._has_acpi else []
+        self._attach("fw_cfg_mem", FwCfg(self.bus, items, STANDARD_FILES, tables), layout.FW_CFG.base)
+
+    @property
+    def _has_acpi(self) -> bool:
+        return self.config.acpi and self.config.machine_type.has_acpi
+
+    def _create_acpi_tables(self) -> None:
+        for table in TABLES:
+            self.ram_blocks.append(RamBlock(table.name, table.size, readonly=True, reserved=table.reserved))
+        self._attach("virt_acpi_build", AcpiBuild())
 
     def _create_flash(self, index: int, window: layout.Window, image: Path | None) -> None:
         block = self._block(f"virt.flash{index}", window.size, readonly=True)

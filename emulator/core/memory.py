@@ -86,7 +86,7 @@ class RamBlock:
     A block that is `readonly` for the guest can be written through `view` by the board and its devices.
     """
 
-    def __init__(self, name: str, size: int, *, readonly: bool = False) -> None:
+    def __init__(self, name: str, size: int, *, readonly: bool = False, reserved: int = 0) -> None:
         if size <= 0 or size != align_up(size, PAGE_SIZE):
             raise ConfigError(f"RAM block {name}: size {size} is not a positive multiple of {PAGE_SIZE}")
         try:
@@ -96,6 +96,8 @@ class RamBlock:
         self.name = name
         self.size = size
         self.readonly = readonly
+        self.reserved = max(size, reserved)
+        """How large the block could become in QEMU, where it can grow: streams have the largest first."""
         self.view = memoryview(self._map)
         self.present: bytes | None = None
         """Which pages may hold anything but zeros although nobody has touched them, as they come from a file: bit n of

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, ClassVar
 
 from emulator.core.bits import mask
@@ -175,10 +176,16 @@ IN_ENGINE = (
 ).split()
 """Attributes that are registers of the engine by the same name."""
 
+IN_32_BITS = ("mcounteren", "scounteren")
+"""Those of 32 bits, whatever the width of the others."""
+
+IN_32_BITS = ("mcounteren", "scounteren")
+"""Those of 32 bits, whatever the width of the others."""
+
 FIXED = {
+    "misa_ext": f"-cpu sifive-u54: extensions {MISA_BITS}",
     "priv_ver": "-cpu sifive-u54",
     "misa_mxl": "a 64-bit CPU",
-    "misa_ext": f"-cpu sifive-u54: extensions {MISA_BITS}",
     "misa_mxl_max": "a 64-bit CPU",
     "misa_ext_mask": f"-cpu sifive-u54: extensions {MISA_BITS}",
     "features": "-cpu sifive-u54: mmu, pmp and debug",
@@ -364,6 +371,10 @@ class RegisterPart:
         )
         for name in IN_ENGINE:
             setattr(state, name, env[name])
+        for name in IN_32_BITS:
+            setattr(state, name, getattr(state, name) & mask(32))  # the engine keeps what was written in all 64
+        for name in IN_32_BITS:
+            setattr(state, name, getattr(state, name) & mask(32))  # the engine keeps what was written in all 64
         state.pc &= ~1  # the engine returns to an odd mepc, where the specification has no such thing
         return state
 
@@ -377,7 +388,10 @@ class RegisterPart:
         for name in ("mhartid", *FIXED):
             if getattr(state, name) != getattr(ours, name):
                 expected = f"0x{getattr(ours, name):x}" + (f" ({FIXED[name]})" if name in FIXED else "")
-                raise FieldMismatchError(expected, f"0x{getattr(state, name):x}", field=f"env.{name}")
+                got = f"0x{getattr(state, name):x}"
+                if name.startswith("misa_ext"):
+                    got += f" ({_other_extensions(getattr(state, name))})"
+                raise FieldMismatchError(expected, got, field=f"env.{name}")
 
     def adopt(self, state: CpuState) -> None:
         """See Owner."""
@@ -389,6 +403,15 @@ class RegisterPart:
         values |= {f"pmpcfg{number}": entry.cfg_reg for number, entry in enumerate(state.pmp)}
         values["mstatus"] = _to_engine(state.mstatus)
         self._vcpu.engine.adopt(values, mip=state.mip, fflags=state.fflags)
+
+
+def _other_extensions(misa: int) -> str:
+    """How a peer's extensions differ from this hart's."""
+    more, fewer = (
+        ", ".join(letter for number, letter in enumerate(ascii_uppercase) if bits >> number & 1)
+        for bits in (misa & ~MISA, MISA & ~misa)
+    )
+    return "; ".join(text for text in (more and f"also {more}", fewer and f"without {fewer}") if text)
 
 
 def _to_wire(mstatus: int) -> int:

@@ -5,19 +5,18 @@ Device, in QEMU's documentation of specifications.
 Regions: one of 0x18 bytes: data at 0x0, selector (2 bytes, big-endian, write only) at 0x8, DMA address (8 bytes,
 big-endian) at 0x10. Lines and clocks: none.
 
-State in a stream: section `fw_cfg` as QEMU 7.2 has it, with `fw_cfg/dma`, which a device with DMA always sends. QEMU
-declares `fw_cfg/acpi_mr` besides, for the sizes of ACPI tables; it comes from boards that have some, so here it is an
-unknown subsection: the guest would miss the tables.
+State in a stream: section `fw_cfg` as QEMU 7.2 has it, with `fw_cfg/dma`, which a device with DMA always sends, and
+`fw_cfg/acpi_mr`, the sizes of ACPI tables, from a board that has memory for some (see `acpi_build.py`).
 
 All items are read-only and are wiring, not state: the board makes them anew, and a guest cannot change them. Left out:
-writable items and items with callbacks, which no device of the board adds, and the ACPI tables of newer boards. QEMU
+writable items and items with callbacks, which no device of the board adds, and the items that ACPI tables are. QEMU
 answers an access that no register takes with an access fault; here it reads as zero, or is ignored, and is logged.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -138,6 +137,13 @@ class FwCfgState:
     cur_entry: int = int(Key.SIGNATURE)
     cur_offset: int = 0
     dma_addr: int = 0
+    table_mr_size: int = 0
+    linker_mr_size: int = 0
+    rsdp_mr_size: int = 0
+    """Bytes that ACPI tables take; nothing here looks at them."""
+
+
+TABLE_SIZES = ("table_mr_size", "linker_mr_size", "rsdp_mr_size")
 
 
 def _is_version_1(_state: FwCfgState, version_id: int) -> bool:
@@ -164,13 +170,25 @@ VMSTATE_FW_CFG = VMStateDescription(
         UInt16("cur_offset", field_exists=_is_version_1),
         UInt32("cur_offset", field_exists=_is_version_2),
     ),
-    subsections=(VMStateDescription("fw_cfg/dma", FwCfgState, fields=(UInt64("dma_addr"),)),),
+    subsections=(
+        VMStateDescription("fw_cfg/dma", FwCfgState, fields=(UInt64("dma_addr"),)),
+        VMStateDescription(
+            "fw_cfg/acpi_mr",
+            FwCfgState,
+            version_id=1,
+            minimum_version_id=1,
+            needed=lambda state: any((state.table_mr_size, state.linker_mr_size, state.rsdp_mr_size)),
+            fields=(UInt64("table_mr_size"), UInt64("linker_mr_size"), UInt64("rsdp_mr_size")),
+        ),
+    ),
 )
 
 
 class FwCfg(Device):
     """The device with its `items` by key and `files` by name, on top of its own; DMA goes to RAM in `memory`.
 
+    `tables` are the sizes in bytes that ACPI tables have, and may have at most, in the order of the state's; none for a
+    board without them.
     Raises ConfigError for a key that is out of range or taken, too many files, or a file name that does not fit.
     """
 
@@ -178,11 +196,30 @@ class FwCfg(Device):
     vmstate: ClassVar[Mapping[str, VMStateDescription]] = {"fw_cfg": VMSTATE_FW_CFG}
     state: FwCfgState
 
-    def __init__(self, memory: AddressMap, items: Mapping[int, bytes], files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        memory: AddressMap,
+        items: Mapping[int, bytes],
+        files: Mapping[str, bytes],
+        tables: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.memory = memory
-        self.state = FwCfgState()
+        self._tables = tables
+        self.state = self.fresh()
         self._items = _with_files(items, files)
         self.regions = (MmioRegion("fwcfg", REGION_SIZE, self._read, self._write),)
+
+    def fresh(self) -> FwCfgState:
+        """See Device."""
+        used = dict(zip(TABLE_SIZES, (used for used, _size in self._tables), strict=False))
+        return FwCfgState(**used)
+
+    def check(self, state: FwCfgState) -> None:
+        """Refuse tables that the board has no room for."""
+        sizes = [size for _used, size in self._tables] or [0] * len(TABLE_SIZES)
+        for name, size in zip(TABLE_SIZES, sizes, strict=True):
+            if getattr(state, name) > size:
+                raise FieldRangeError(name, getattr(state, name), size + 1)
 
     def adopt(self, state: FwCfgState) -> None:
         """Take over a complete state; nothing else follows it."""

@@ -1,7 +1,8 @@
 """The list of RAM blocks that section `ram` begins with, and what both layouts of RAM share.
 
 A u64 with flag 04 and the size of all blocks together; then for each block u8 length, name, u64 size in bytes and, in
-the mapped layout, its own header (see `mappedram.py`). Largest blocks come first, equal ones in the board's order.
+the mapped layout, its own header (see `mappedram.py`). Largest blocks come first, equal ones in the board's order; of a
+block that could grow, the largest size counts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ SECTION_ID = 1
 
 FLAGS = PAGE_SIZE - 1
 """The bits of a record's first word that are flags; the others are an address or a size."""
+TABLE = "/rom@"
+"""How the names of blocks begin that hold tables for firmware."""
 BLOCK_LIMIT = 256
 """Blocks in a list; boards have about ten."""
 
@@ -39,7 +42,7 @@ class RamFlag(enum.IntFlag):
 
 def in_sending_order(blocks: Iterable[RamBlock]) -> list[RamBlock]:
     """The blocks as streams list them."""
-    return sorted(blocks, key=lambda block: -block.size)
+    return sorted(blocks, key=lambda block: -block.reserved)
 
 
 def put_total(writer: Writer, blocks: Iterable[RamBlock]) -> None:
@@ -81,15 +84,16 @@ def get_block_list(reader: Reader, more: Callable[[str, int], None] = lambda _na
 
 
 def same_blocks(sizes: Mapping[str, int], blocks: Sequence[RamBlock], *, offset: int) -> None:
-    """Raise RamError unless a stream's blocks are those of this machine."""
+    """Raise RamError unless a stream's blocks are those of this machine; tables for firmware may be missing."""
     ours = {block.name: block.size for block in blocks}
     for name, size in sizes.items():
         if name not in ours:
-            raise RamError(f"one of {', '.join(ours)}", f"a block {quote(name)}", offset=offset)
+            hint = ": ACPI tables, for -M virt-10.0 here, or -M virt,acpi=off there" if name.startswith(TABLE) else ""
+            raise RamError(f"one of {', '.join(ours)}", f"a block {quote(name)}{hint}", offset=offset)
         if size != ours[name]:
             hint = f" (is -m the same as where this comes from, {size >> 20}M?)" if name.endswith(".ram") else ""
             raise RamError(f"0x{ours[name]:x} bytes, as here{hint}", f"0x{size:x}", field=name, offset=offset)
-    if missing := [name for name in ours if name not in sizes]:
+    if missing := [name for name in ours if name not in sizes and not name.startswith(TABLE)]:
         raise RamError(f"block {missing[0]}", "a list without it", offset=offset)
 
 

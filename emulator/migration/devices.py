@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.migration.errors import StreamError, UnknownSectionError
+from emulator.migration.errors import StreamError, SubsectionError, UnknownSectionError
 from emulator.migration.format import Heading, Mark, put_footer, put_heading
 from emulator.migration.registry import Entry, Owner, Registry
 from emulator.migration.vmdesc import save_section
@@ -54,16 +54,24 @@ class DeviceLoader:
         """Read one section's payload; raises StreamError."""
         entry = self._registry.find(heading.name, heading.instance_id)
         if entry is None or heading.mark != Mark.FULL:
-            raise UnknownSectionError("a section that this machine has", str(heading), offset=reader.offset)
+            expected = "a section of this machine (leave out the device or CPU that has it where this comes from)"
+            raise UnknownSectionError(expected, str(heading), offset=reader.offset)
         if entry in self._seen:
             raise UnknownSectionError("each section once", f"{heading} again", offset=reader.offset)
         self._seen.add(entry)
         self._begins.setdefault(id(entry.owner), reader.offset)
-        entry.description.load(reader, heading.version_id, self._fresh[id(entry.owner)])
+        state = self._fresh[id(entry.owner)]
+        try:
+            entry.description.load(reader, heading.version_id, state)
+        except SubsectionError:
+            entry.owner.check(state)  # what it has besides may follow from what it is: that is the better reason
+            raise
 
     def check_complete(self, end: int) -> None:
         """Raise UnknownSectionError if a section has not come before the end of the sections, at byte `end`."""
         for entry in self._registry:
+            if entry.name in self._registry.optional:
+                continue
             if entry not in self._seen and entry.description.is_needed(self._fresh[id(entry.owner)]):
                 raise UnknownSectionError(f"section {entry}", "the end of the stream", offset=end)
 

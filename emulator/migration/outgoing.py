@@ -70,8 +70,8 @@ class Guest(Protocol):
     uuid: bytes
     """Sent if the destination is to check it; all zeros if the machine has none."""
 
-    def freeze(self) -> Subject:
-        """Stop the guest for the switchover; what it is as streams see it."""
+    def freeze(self, *, for_qemu: bool = False) -> Subject:
+        """Stop the guest for the switchover; what it is as streams see it, those for a QEMU or others."""
 
     def thaw(self) -> None:
         """The migration has failed: let the guest go on, if it did before `freeze`. Harmless without."""
@@ -272,8 +272,9 @@ class Outgoing:
 
     def _switch_over(self, sender: RamSender, log: DirtyLog) -> None:
         """Stop the guest, and send what is left of it."""
+        assert self._channel is not None
         self._frozen_at = time.monotonic()
-        subject = self._guest.freeze()
+        subject = self._guest.freeze(for_qemu=self._channel.two_way and not self._peer_waits)
         if self._settings.capabilities["pause-before-switchover"]:
             self._advance(Status.PRE_SWITCHOVER)
             self._progress.wait_while(Status.PRE_SWITCHOVER)
@@ -285,6 +286,10 @@ class Outgoing:
         self._watchdog.start()
         self._collect(log)
         sender.unlimited = True
+        if subject.announces_switchover:
+            writer = Writer()
+            put_order(writer, Order(Command.SWITCHOVER_START))
+            sender.write(writer.data)
         self._send_ram(sender, log, Mark.END)
         writer = Writer()
         put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,27 @@ class Owner(Protocol):
         """Take over a loaded and checked state; must not fail."""
 
 
+class Sent:
+    """A part of the machine in a state of its own, to be sent only."""
+
+    def __init__(self, part: Owner, state: Any) -> None:
+        self._part = part
+        self.vmstate: Mapping[str, VMStateDescription] = part.vmstate
+        self.state = state
+
+    def fresh(self) -> Any:
+        """See Owner."""
+        return self._part.fresh()
+
+    def check(self, state: Any) -> None:
+        """See Owner."""
+        self._part.check(state)
+
+    def adopt(self, state: Any) -> None:
+        """See Owner."""
+        self._part.adopt(state)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One section that a machine sends and expects."""
@@ -52,11 +73,13 @@ class Entry:
 class Registry:
     """The sections of one machine; iterating gives them in sending order: by priority, then as registered.
 
-    `versions` are those that a machine type sends other sections in than their descriptions' newest, by name.
+    `versions` are those that a machine type sends other sections in than their descriptions' newest, by name. A stream
+    need not have those sections that are `optional`.
     """
 
-    def __init__(self, versions: Mapping[str, int] | None = None) -> None:
+    def __init__(self, versions: Mapping[str, int] | None = None, *, optional: Collection[str] = ()) -> None:
         self._versions = versions or {}
+        self.optional = optional
         self._entries: list[Entry] = []
         self.owners: list[Owner] = []
         """Everybody with state, in the order of registration, which is also that of adopting."""

@@ -28,9 +28,11 @@ from emulator.migration.errors import (
     VersionError,
 )
 from emulator.migration.format import (
+    Command,
     Configuration,
     Heading,
     Mark,
+    Order,
     SectionReader,
     find_description,
     get_description,
@@ -40,6 +42,7 @@ from emulator.migration.format import (
     put_footer,
     put_header,
     put_heading,
+    put_order,
 )
 from emulator.migration.registry import Owner, Registry
 from emulator.migration.vmdesc import to_json
@@ -58,6 +61,8 @@ class Subject:
     """The machine type in a stream's configuration."""
     registry: Registry
     blocks: Sequence[RamBlock]
+    announces_switchover: bool = False
+    """Whether a command precedes the last part of RAM."""
     uuid: bytes = NO_UUID
     """A stream for a machine with another one is refused; but a machine without any loads every stream."""
 
@@ -78,7 +83,7 @@ def save(subject: Subject, write: Write) -> None:
         write_pages(block, write)
     writer = Writer()
     end_ram(writer)
-    put_ram_heading(writer, Mark.END)
+    put_last_ram_heading(writer, subject)
     end_ram(writer)
     put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
     write(writer.data)
@@ -101,9 +106,10 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
     entries, end, checksums = write_areas(fd, len(head.data), blocks)
     writer = Writer()
     end_ram(writer)
-    for mark in (Mark.PART, Mark.END):
-        put_ram_heading(writer, mark)
-        end_ram(writer)
+    put_ram_heading(writer, Mark.PART)
+    end_ram(writer)
+    put_last_ram_heading(writer, subject)
+    end_ram(writer)
     description = to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE)
     put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
     tail = bytes(writer.data)
@@ -115,6 +121,13 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
 def put_ram_heading(writer: Writer, mark: Mark) -> None:
     """Append how a part of section `ram` begins."""
     put_heading(writer, Heading(mark, blocklist.SECTION_ID, blocklist.SECTION, 0, blocklist.VERSION))
+
+
+def put_last_ram_heading(writer: Writer, subject: Subject) -> None:
+    """Append how the last part of section `ram` begins, which is sent while the guest stands still."""
+    if subject.announces_switchover:
+        put_order(writer, Order(Command.SWITCHOVER_START))
+    put_ram_heading(writer, Mark.END)
 
 
 def end_ram(writer: Writer) -> None:
@@ -138,6 +151,8 @@ class Loaded:
         exchanged: list[RamBlock] = []
         try:
             for block in subject.blocks:
+                if block.name not in self.ram:  # tables for firmware, which the stream need not have
+                    self.ram[block.name] = StagedMemory(block.size)
                 block.exchange(self.ram[block.name])
                 exchanged.append(block)
         except MemoryError as error:

@@ -141,12 +141,16 @@ def snapshots(context: Context, _arguments: Arguments) -> dict[str, Any]:
 
 def machines(_context: Context, _arguments: Arguments) -> list[dict[str, Any]]:
     """QAPI's `MachineInfo` of every machine type."""
-    from emulator.machine import BOARDS, CPUS
+    from emulator.boards.machinetypes import ALIASES, MACHINE_TYPES
+    from emulator.machine import CPUS
+
+    aliases = {name: alias for alias, name in ALIASES.items()}
 
     return [
         {
             "name": name,
-            "is-default": index == 0,
+            **({"alias": aliases[name]} if name in aliases else {}),
+            "is-default": name in aliases,
             "cpu-max": 1,
             "default-cpu-type": f"{CPUS[0]}-riscv-cpu",
             "default-ram-id": "riscv_virt_board.ram",
@@ -154,7 +158,7 @@ def machines(_context: Context, _arguments: Arguments) -> list[dict[str, Any]]:
             "numa-mem-supported": False,
             "deprecated": False,
         }
-        for index, name in enumerate(BOARDS)
+        for name in MACHINE_TYPES
     ]
 
 

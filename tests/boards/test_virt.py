@@ -9,6 +9,7 @@ import pytest
 from emulator.boards import virt
 from emulator.boards.config import BoardConfig
 from emulator.boards.layout import MIB
+from emulator.boards.machinetypes import MACHINE_TYPES
 from emulator.core.charport import CharPort
 from emulator.core.clock import VirtualClock
 from emulator.core.errors import ConfigError, EmulatorError, ImageError
@@ -33,8 +34,8 @@ def make_board():
         board.close()
 
 
-def test_devices_are_created_in_qemus_order(make_board):
-    assert list(make_board().devices) == [
+def test_devices_are_created_in_the_order_of_qemu_7_2(make_board):
+    assert list(make_board(machine_type=MACHINE_TYPES["virt-7.2"]).devices) == [
         "riscv.aclint.swi",
         "riscv.aclint.mtimer",
         "riscv.sifive.plic",
@@ -49,13 +50,32 @@ def test_devices_are_created_in_qemus_order(make_board):
     ]
 
 
+def test_qemu_10_creates_fw_cfg_earlier_and_knows_of_acpi_tables(make_board):
+    assert list(make_board().devices)[12:] == [
+        "fw_cfg_mem",
+        "gpex-pcihost",
+        "serial-mm",
+        "goldfish_rtc",
+        "cfi.pflash01.0",
+        "cfi.pflash01.1",
+        "virt_acpi_build",
+    ]
+
+
 def test_ram_blocks_have_qemus_names_and_sizes(make_board):
-    assert {block.name: block.size for block in make_board().ram_blocks} == {
+    always = {
         "riscv_virt_board.ram": 0x1000000,
         "riscv_virt_board.mrom": 0xF000,
         "virt.flash0": 0x2000000,
         "virt.flash1": 0x2000000,
     }
+    tables = {"/rom@etc/acpi/tables": 0x20000, "/rom@etc/table-loader": 0x1000, "/rom@etc/acpi/rsdp": 0x1000}
+
+    def blocks(**options):
+        return {block.name: block.size for block in make_board(**options).ram_blocks}
+
+    assert blocks() == always | tables
+    assert blocks(acpi=False) == blocks(machine_type=MACHINE_TYPES["virt-7.2"]) == always
 
 
 def test_regions_lie_where_the_board_table_says(make_board):

@@ -158,7 +158,7 @@ def test_fw_cfg(make_block: Callable[[str, int], RamBlock]) -> None:
             bus = AddressMap()
             self.ram = make_block("ram", 0x1000)
             bus.add(0, self.ram)
-            super().__init__(bus, items, STANDARD_FILES)
+            super().__init__(bus, items, STANDARD_FILES, [(0x20000, 0x20000), (0x900, 0x1000), (0x24, 0x1000)])
 
     def carry(old: WithRam, new: WithRam) -> None:
         new.ram.view[:] = old.ram.view

@@ -180,9 +180,9 @@ def test_each_section_must_come_once(board: Board, stream: bytes, index: int) ->
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (section("disk", 99, 1), "expected a section that this machine has, got disk"),
-        (section("timer-first", 99, 1, instance=2), "expected a section that this machine has, got timer-first[2]"),
-        (section("timer-first", 99, 1, mark=1), "expected a section that this machine has, got timer-first"),
+        (section("disk", 99, 1), "where this comes from), got disk"),
+        (section("timer-first", 99, 1, instance=2), "where this comes from), got timer-first[2]"),
+        (section("timer-first", 99, 1, mark=1), "where this comes from), got timer-first"),
         (section("di\nsk", 99, 1), r"got 'di\nsk'"),
         (b"\x02\0\0\0\x63", "expected the id of a section that was started, got 99"),
     ],

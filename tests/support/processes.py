@@ -1,4 +1,4 @@
-"""mini-qemu processes under a test's control: what their guests say, what is typed at them, their QMP monitors."""
+"""Emulators under a test's control, mini-qemu and QEMU: what their guests say, what is typed at them, their QMP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,28 @@ class SerialLog:
         self._file.close()
 
 
+MINI_QEMU = (sys.executable, "-m", "emulator", "run")
+QEMU = ("qemu-system-riscv64",)
+
+
 class Emulator:
-    """`mini-qemu run` with 16 MiB unless the options say otherwise, and events of migrations."""
+    """`mini-qemu run` or another `program` like it, with 16 MiB unless the options say otherwise, and events.
 
-    program: Sequence[str] = (sys.executable, "-m", "emulator", "run")
+    Options given twice count the second time.
+    """
 
-    def __init__(self, path: Path, *options: str, pass_fds: Sequence[int] = ()) -> None:
-        command = [*self.program, "-M", "virt", "-bios", "none", "-display", "none"]
+    program: Sequence[str] = MINI_QEMU
+
+    def __init__(
+        self,
+        path: Path,
+        *options: str,
+        pass_fds: Sequence[int] = (),
+        program: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        common = "-M virt -cpu sifive-u54 -nodefaults -bios none -display none".split()
+        command = [*(program or self.program), *common]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.settimeout(PATIENCE_SECONDS)
             listener.bind(str(path))
@@ -84,6 +99,7 @@ class Emulator:
                 cwd=ROOT,
                 bufsize=0,
                 pass_fds=pass_fds,
+                env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,0 +1,134 @@
+"""`mini-qemu convert`: a stream in another machine type's layout, or with its RAM laid out otherwise; no guest runs.
+
+The stream is loaded into a machine that knows all layouts, and saved as a machine of the other type would. What comes
+out is then compared with what went in, field by field, so nothing is lost in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from emulator import qemupeer
+from emulator.boards.layout import TIMEBASE_HZ
+from emulator.boards.machinetypes import MachineType
+from emulator.core.errors import FileError
+from emulator.machine import Machine
+from emulator.machinestate import reshaped, subject_of, was_running
+from emulator.migration import files, savevm
+from emulator.migration.difference import MISSING, differences, ram_differences
+from emulator.migration.examine import Contents, examine, printable
+from emulator.migration.registry import Owner
+from emulator.runstate import RunState
+
+RAM = "riscv_virt_board.ram"
+LAYOUTS = ("classic", "mapped")
+
+HARMLESS = (
+    (r"[^:]*:version_id", "another layout"),
+    (r"cpu:env\.(misa_mxl_max|features|virt|virt_enabled)", "follows from the CPU"),
+    (r"cpu:env\.pmu_ctrs\[.*", "counters that are not running"),
+    (r"cpu:env\.mip|cpu_common:interrupt_request", "a timer interrupt comes at once, which arms QEMU's timer"),
+    (r"timer:cpu_clock_offset|riscv_mtimer:.*time_delta|serial:.*timer.*", "the clock is what mtime shows"),
+    (r"fw_cfg:fw_cfg/acpi_mr.*|virt_acpi_build:.*", "ACPI tables: the guest's firmware has read them"),
+    (r"globalstate:.*", "the same run state"),
+)
+"""What may differ, by section and field, and why the guest does not notice."""
+
+
+def convert(
+    source: Path,
+    target: Path,
+    to: MachineType,
+    *,
+    layout: str | None = None,
+    cure: bool = True,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> None:
+    """Write what the stream `source` holds to `target` as a machine of type `to` has it; `say` hears what is lost.
+
+    `layout` is one of LAYOUTS, or None for the source's. Raises FileError, and leaves `target` as it was, if the guest
+    would miss something, unless that is forced; StreamError for a stream that cannot be read.
+    """
+    with files.mapped(source) as (data, fd):
+        before = _examined(source, data)
+        mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
+        with _machine(source, before) as machine, files.replacing(target) as file:
+            machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, mapped=mapped))
+            file.flush()
+            with files.mapped(Path(f"/proc/self/fd/{file.fileno()}")) as (result, _fd):
+                lost = list(_losses(before, _examined(target, result), say))
+            if lost and not force:
+                name = printable(str(target))
+                raise FileError(f"{name} is not written: the guest would miss {', '.join(lost)} (see --force)")
+
+
+def _examined(path: Path, data: memoryview) -> Contents:
+    contents = examine(data)
+    if contents.error is not None:
+        raise FileError(f"{printable(str(path))}: {contents.error}") from contents.error
+    return contents
+
+
+def _machine(source: Path, contents: Contents) -> Machine:
+    """A machine that can load the stream."""
+    if RAM not in contents.blocks:
+        raise FileError(f"{printable(str(source))}: no stream of a virt machine: it has no block {RAM}")
+    acpi = any(name.startswith("/rom@") for name in contents.blocks)
+    machine = Machine("virt-10.0", ram=contents.blocks[RAM].size, acpi=acpi)
+    machine.power_on()
+    return machine
+
+
+def _save(
+    machine: Machine, data: memoryview, fd: int, file: BinaryIO, to: MachineType, *, cure: bool, mapped: bool
+) -> None:
+    """On the machine's thread: load the one stream and write the other."""
+    transfer = machine.transfer
+    with transfer.held() as subject, savevm.load(subject, data, fd) as loaded:
+        status = RunState.RUNNING if was_running(loaded) else RunState.PAUSED
+        transfer.take_over(loaded, subject)
+        runner = transfer.runner
+
+        def changes(parts: Iterable[Owner]) -> Iterable[Owner]:
+            return reshaped(qemupeer.changed(tuple(parts), cure_timer=cure, timebase_hz=TIMEBASE_HZ), to)
+
+        result = subject_of(runner.time, runner.vcpu, runner.board, status, changes, kind=to)
+        if mapped:
+            savevm.save_mapped(result, file.fileno(), {"converted": to.name})
+        else:
+            savevm.save(result, file.write)
+
+
+def _losses(before: Contents, after: Contents, say: Callable[[str], None]) -> Iterator[str]:
+    """What the guest would miss; all else that differs is only told."""
+    for row in ram_differences(before, after):
+        if row.block == RAM or row.sizes[1] is not None:
+            yield f"what is in {row.block}"
+        else:
+            say(f"{row.block}: left out (ACPI tables: the guest's firmware has read them)")
+    for each in differences(before, after):
+        if each.first is MISSING or (_is_nothing(each.first) and each.second is MISSING):
+            continue
+        name = f"{each.section}:{each.path}"
+        reason = next((reason for pattern, reason in HARMLESS if re.fullmatch(pattern, name)), None)
+        became = "left out" if each.second is MISSING else f"now {_short(each.second)}"
+        say(f"{each.section} {each.path}: {_short(each.first)}, {became} ({reason or 'the guest may notice'})")
+        if reason is None:
+            yield f"{each.section} {each.path}".strip()
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_nothing, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_nothing, value))
+    return not any(value) if isinstance(value, bytes) else not value
+
+
+def _short(value: Any) -> str:
+    text = hex(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,66 @@
+"""What a machine's parts say in a stream that is bound for a real QEMU, whose wire has no place for all that ours has.
+
+A QEMU refuses a subsection that it does not know, so ours are left out, and what they tell is told in another way if
+there is one. None of this changes the machine: it is what is sent that differs.
+
+- `mtime`: a QEMU's is its virtual clock. If ours has been set, or begun anew with a reset, the clock is sent as `mtime`
+  shows it, and what is due at a moment of that clock is moved along.
+- The timer: a QEMU does not arm it on arrival (7.2 and 10.0; see docs/qemu-interop.md): the guest would wait for ever.
+  With MTIP pending it takes a timer interrupt at once, which is early but harmless, since whoever gets one looks at the
+  time, and programs the next one, which arms QEMU's timer.
+- Floating-point exceptions and how an RTC alarm was armed are lost, as they are between two QEMUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from emulator.core.bits import mask
+from emulator.core.clock import NS_PER_SECOND
+from emulator.cpu.state import CPU_INTERRUPT_HARD
+from emulator.cpu.vcpu import MTIP
+from emulator.migration.registry import Owner, Sent
+from emulator.timekeeper import CLOCK_LIMIT
+
+Parts = Sequence[Owner]
+
+
+def changed(parts: Parts, *, cure_timer: bool, timebase_hz: int) -> Iterator[Owner]:
+    """The parts of a stopped machine as they are to be sent to a QEMU, with a pending timer interrupt if need be."""
+    states = {name: part.state for part in parts for name in part.vmstate}
+    ns = _ahead(states, timebase_hz)
+    changes: dict[str, Callable[[Any], Any]] = {
+        "timer": lambda state: replace(state, cpu_clock_offset=state.cpu_clock_offset + ns),
+        "riscv_mtimer": lambda state: replace(state, time_delta=0),
+        "serial": lambda state: replace(
+            state, fifo_timeout_timer=_moved(state.fifo_timeout_timer, ns), modem_status_poll=None
+        ),
+        "goldfish_rtc": lambda state: replace(state, armed_next=state.alarm_next, armed_offset=state.tick_offset),
+        "cpu": lambda state: replace(state, fflags=0),
+    }
+    if cure_timer and _waits_for_timer(states):
+        changes["cpu"] = lambda state: replace(state, fflags=0, mip=state.mip | MTIP)
+        changes["cpu_common"] = lambda state: replace(state, interrupt_request=CPU_INTERRUPT_HARD)
+    for part in parts:
+        change = next((changes[name] for name in part.vmstate if name in changes), None)
+        yield part if change is None else Sent(part, change(part.state))
+
+
+def _ahead(states: Mapping[str, Any], timebase_hz: int) -> int:
+    """By how many ns `mtime` is ahead of the virtual clock; 0 if no virtual clock can show such an `mtime`."""
+    delta = states["riscv_mtimer"].time_delta
+    signed = delta - (1 << 64) if delta >> 63 else delta
+    ns = signed * NS_PER_SECOND // timebase_hz
+    return ns if 0 <= states["timer"].cpu_clock_offset + ns < CLOCK_LIMIT else 0
+
+
+def _moved(deadline: int | None, ns: int) -> int | None:
+    return None if deadline is None else max(deadline + ns, 0)
+
+
+def _waits_for_timer(states: Mapping[str, Any]) -> bool:
+    """Whether the hart has its timer interrupt enabled, the timer is armed, and its interrupt is still to come."""
+    cpu = states["cpu"]
+    return bool(cpu.mie & MTIP and not cpu.mip & MTIP and states["riscv_mtimer"].timecmp[0] < mask(64))
