@@ -260,7 +260,7 @@ def test_an_address_that_cannot_be_had_leaves_the_guest_running(source: Machine)
 def test_a_machine_that_is_gone_cannot_take_its_guest_back_and_the_migration_ends(
     source: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*_args: object) -> None:
+    def gone(**_for_whom: bool) -> None:
         raise ConfigError("the machine has been closed")
 
     monkeypatch.setattr(source.transfer, "freeze", gone)
