@@ -158,7 +158,7 @@ def _place_raw(images: ImageSet, name: str, base: int, data: bytes) -> Loaded:
     """Place bytes as they are, with as much memory behind them as a Linux image says that it needs."""
     if not data:
         raise ImageError(f"{name} is empty")
-    is_linux = data[LINUX_MAGIC_AT:].startswith(LINUX_MAGIC)
+    is_linux = data.startswith(LINUX_MAGIC, LINUX_MAGIC_AT)
     needed = LINUX_IMAGE_SIZE.unpack_from(data)[0] if is_linux else 0
     image = images.add(name, base, data, size=max(needed, len(data)))
     return Loaded(image.start, image.end, is_linux=is_linux)

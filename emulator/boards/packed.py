@@ -28,13 +28,21 @@ _ZSTD_CHUNK = 256
 
 def read(stream: IO[bytes], head: bytes, name: str, room: int) -> bytes:
     """What a file holds behind `head`, and that; raises ImageError if it is more than `room` bytes."""
-    data = bytearray(head)
-    # In chunks, because a read sets aside as much as it is asked for, and the room may be far more than the file.
-    while len(data) <= room and (chunk := stream.read(_CHUNK)):
-        data += chunk
-    if len(data) > room:
+    pieces, left, chunk = [head], room + 1 - len(head), _CHUNK
+    if stream.seekable():
+        # From the start again and in one go, so that nothing is copied: a kernel is large.
+        pieces, left = [], room + 1
+        begin = stream.tell() - len(head)
+        chunk = max(stream.seek(0, io.SEEK_END) - begin, _CHUNK)
+        stream.seek(begin)
+    # Else in chunks, because a read sets aside as much as it is asked for, and the room may be far more than the file.
+    while left > 0 and (piece := stream.read(min(chunk, left))):
+        pieces.append(piece)
+        left -= len(piece)
+        chunk = _CHUNK
+    if left <= 0:
         raise ImageError(f"{name} does not fit into the {room} bytes there are for it")
-    return bytes(data)
+    return b"".join(pieces)
 
 
 def unpack(stream: IO[bytes], head: bytes, name: str, room: int) -> bytes:
