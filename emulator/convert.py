@@ -94,7 +94,7 @@ def _save(
         runner = transfer.runner
 
         def changes(parts: Iterable[Owner]) -> Iterable[Owner]:
-            return reshaped(qemupeer.changed(tuple(parts), cure_timer=cure, timebase_hz=TIMEBASE_HZ), to)
+            return reshaped(qemupeer.changed(tuple(parts), to, cure_timer=cure, timebase_hz=TIMEBASE_HZ), to)
 
         result = subject_of(runner.time, runner.vcpu, runner.board, status, changes, kind=to)
         if mapped:

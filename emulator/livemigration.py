@@ -217,8 +217,8 @@ class LiveMigration:
 
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()  # before anybody can join it
         self._threads.append(thread)
-        thread.start()
         return thread
 
     # Events

@@ -8,6 +8,8 @@ there is one. None of this changes the machine: it is what is sent that differs.
 - The timer: a QEMU does not arm it on arrival (7.2 and 10.0; see docs/qemu-interop.md): the guest would wait for ever.
   With MTIP pending it takes a timer interrupt at once, which is early but harmless, since whoever gets one looks at the
   time, and programs the next one, which arms QEMU's timer.
+- Sv48 and Sv57: QEMU 10's sifive-u54 has Sv39 only, and ignores a switch to tables of another mode; a guest that uses
+  such tables is not sent there.
 - Floating-point exceptions and how an RTC alarm was armed are lost, as they are between two QEMUs.
 """
 
@@ -17,19 +19,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from emulator.boards.machinetypes import MachineType
 from emulator.core.bits import mask
 from emulator.core.clock import NS_PER_SECOND
-from emulator.cpu.state import CPU_INTERRUPT_HARD
+from emulator.cpu.state import CPU_INTERRUPT_HARD, SATP_MODE
 from emulator.cpu.vcpu import MTIP
+from emulator.migration.errors import StateError
 from emulator.migration.registry import Owner, Sent
 from emulator.timekeeper import CLOCK_LIMIT
+
+SATP_NAMES = {0: "Bare", 8: "Sv39", 9: "Sv48", 10: "Sv57"}
 
 Parts = Sequence[Owner]
 
 
-def changed(parts: Parts, *, cure_timer: bool, timebase_hz: int) -> Iterator[Owner]:
-    """The parts of a stopped machine as they are to be sent to a QEMU, with a pending timer interrupt if need be."""
+def changed(parts: Parts, kind: MachineType, *, cure_timer: bool, timebase_hz: int) -> Iterator[Owner]:
+    """The parts of a stopped machine as they are to be sent to a QEMU, with a pending timer interrupt if need be.
+
+    Raises StateError for a guest that no QEMU of that kind can run.
+    """
     states = {name: part.state for part in parts for name in part.vmstate}
+    mode = states["cpu"].satp >> SATP_MODE
+    if mode not in kind.satp_modes:
+        names = " or ".join(SATP_NAMES[each] for each in kind.satp_modes)
+        why = f"{names}, all that sifive-u54 has in QEMU {kind.qemu} (for Linux: -append no4lvl)"
+        error = StateError(why, SATP_NAMES[mode])
+        error.within("env.satp")
+        raise error
     ns = _ahead(states, timebase_hz)
     changes: dict[str, Callable[[Any], Any]] = {
         "timer": lambda state: replace(state, cpu_clock_offset=state.cpu_clock_offset + ns),

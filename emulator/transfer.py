@@ -171,7 +171,8 @@ class Transfer:
         """What is changed in a stream that is, or may be, for a QEMU."""
         if not (for_qemu or self._timer_fix == "on"):
             return None
-        return functools.partial(qemupeer.changed, cure_timer=self._timer_fix != "off", timebase_hz=TIMEBASE_HZ)
+        kind, cure = self.runner.board.config.machine_type, self._timer_fix != "off"
+        return functools.partial(qemupeer.changed, kind=kind, cure_timer=cure, timebase_hz=TIMEBASE_HZ)
 
     def take_over(self, loaded: Loaded, subject: Subject) -> None:
         """Become a loaded machine; what drives the hart's interrupt lines has the last word on them."""

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_figures_of_both_as_json() -> None:
     command = [sys.executable, "bench/compare.py", "--rounds=1", "--starts=1", "--idle=0.1", "--json"]
     command += ["--snapshots=1", "--migrations=1", "--ram=32"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
     figures = json.loads(result.stdout)
     assert set(figures["kernels_ms"]) == set(figures["start_ms"]) == {"mini-qemu", "qemu"}
     assert set(figures["migrations"]["mini-qemu"]) > set(figures["migrations"]["qemu"])

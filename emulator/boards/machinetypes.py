@@ -31,6 +31,8 @@ class MachineType:
     """Whether `globalstate` has two flags within what was the room for the run state's name."""
     announces_switchover: bool = False
     """Whether a command precedes what is sent of RAM while the guest stands still."""
+    satp_modes: tuple[int, ...] = (0, 8, 9, 10)
+    """Translation modes that the CPU of this QEMU has: Bare, Sv39, Sv48, Sv57."""
     has_acpi: bool = False
     """Whether the board has memory for ACPI tables, unless it is to have none."""
 
@@ -44,6 +46,7 @@ MACHINE_TYPES = {
             fw_cfg_first=True,
             splits_globalstate=True,
             announces_switchover=True,
+            satp_modes=(0, 8),
             has_acpi=True,
         ),
         MachineType("virt-7.2", "7.2", versions={"cpu": 5}),

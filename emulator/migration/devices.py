@@ -63,8 +63,9 @@ class DeviceLoader:
         state = self._fresh[id(entry.owner)]
         try:
             entry.description.load(reader, heading.version_id, state)
-        except SubsectionError:
-            entry.owner.check(state)  # what it has besides may follow from what it is: that is the better reason
+        except SubsectionError as error:
+            if not error.path:
+                self._check(entry.owner)  # what it has besides may follow from what it is: that is the better reason
             raise
 
     def check_complete(self, end: int) -> None:
@@ -79,13 +80,15 @@ class DeviceLoader:
         """Each owner and what it may adopt, in the order for that; raises the StreamError of one that may not."""
         checked = []
         for owner in self._registry.owners:
-            state = self._fresh[id(owner)]
-            try:
-                owner.check(state)
-            except StreamError as error:
-                error.section = error.section or next(iter(owner.vmstate))
-                if error.offset is None:
-                    error.offset = self._begins.get(id(owner))
-                raise
-            checked.append((owner, state))
+            self._check(owner)
+            checked.append((owner, self._fresh[id(owner)]))
         return checked
+
+    def _check(self, owner: Owner) -> None:
+        try:
+            owner.check(self._fresh[id(owner)])
+        except StreamError as error:
+            error.section = error.section or next(iter(owner.vmstate))
+            if error.offset is None:
+                error.offset = self._begins.get(id(owner))
+            raise

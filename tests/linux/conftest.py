@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import linuxguest
 import pexpect
@@ -112,8 +113,8 @@ def mini_qemu(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     """Starts `mini-qemu run` with these options, with its monitor on a socket."""
     emulators: list[Emulator] = []
 
-    def start(*options: str) -> Emulator:
-        emulators.append(Emulator(tmp_path / f"qmp{len(emulators)}", *options))
+    def start(*options: str, **how: Any) -> Emulator:
+        emulators.append(Emulator(tmp_path / f"qmp{len(emulators)}", *options, **how))
         return emulators[-1]
 
     yield start

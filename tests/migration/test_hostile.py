@@ -34,6 +34,7 @@ DERIVED = {
     ("globalstate", "size"),
     ("globalstate", "runstate"),  # whoever loads says whether the guest runs
     ("timer", "unused"),
+    *(("cpu", f"env.{name}") for name in ("mcounteren", "scounteren")),  # registers of 32 bits, sent as 64
     ("timer", "cpu_clock_offset"),  # with icount, instructions tell the time
     ("serial", "serial.serial/thr_ipending.thr_ipending"),  # not sent where `iir` says as much
     *(
@@ -55,7 +56,7 @@ class Target:
     """A machine that has claimed an interrupt, with a byte in a FIFO and an armed timer; and its stream."""
 
     def __init__(self) -> None:
-        self.machine = machine = Machine("virt", ram=RAM_SIZE, kernel=TOY, icount=Icount(3, sleep=False))
+        self.machine = machine = Machine("virt-7.2", ram=RAM_SIZE, kernel=TOY, icount=Icount(3, sleep=False))
         for goal, text in ((3000, "count\r"), (14_000, "v"), (14_470, "")):
             machine.run(until=Instructions(goal - machine.instructions), timeout=LIMIT)
             machine.serial.write(text)

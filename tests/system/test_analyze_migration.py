@@ -65,7 +65,7 @@ def migrate(child: pexpect.spawn, path: Path, *settings: str) -> Path:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stream of our own, the guest in the middle of something."""
     path = tmp_path_factory.mktemp("ours") / "stream"
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
+    with Machine("virt-7.2", ram="16M", kernel=TOY) as machine:
         machine.run(until=Serial("toy> "), timeout=20)
         machine.serial.write("count\r")
         machine.run(until=Serial("count 1"), timeout=20)
@@ -132,7 +132,7 @@ def test_the_script_reads_qemus_stream_and_agrees(
 
 def test_the_script_reads_the_description_in_our_snapshot(analyze: Callable[..., Any], tmp_path: Path) -> None:
     """It cannot follow the mapped layout, but its last part reads as in any stream."""
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
+    with Machine("virt-7.2", ram="16M", kernel=TOY) as machine:
         machine.run(until=Serial("toy> "), timeout=20)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(machine, "_snapshots", tmp_path)

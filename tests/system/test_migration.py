@@ -488,8 +488,10 @@ def test_validate_uuid_error(mini_qemu: Start) -> None:
 @pytest.mark.qemu
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_analyze_script(source: Emulator, analyze: Callable[..., Any], tmp_path: Path) -> None:
+def test_analyze_script(mini_qemu: Callable[..., Emulator], analyze: Callable[..., Any], tmp_path: Path) -> None:
     """QEMU's own script reads what a live migration writes, with pages that were sent more than once."""
+    source = mini_qemu("-M", "virt-7.2", "-kernel", str(TOY))
+    source.serial.wait_for(rb"toy> $")
     make_busy(source)
     source.write_without_end()
     path = tmp_path / "stream"

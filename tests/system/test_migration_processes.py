@@ -264,7 +264,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def test_what_does_not_fit_is_refused_and_the_next_guest_is_taken(source: Emulator, destination: Emulator) -> None:
+def test_what_does_not_fit_is_refused_and_the_next_guest_is_taken(mini_qemu: Callable[..., Emulator]) -> None:
+    source = mini_qemu("-M", "virt-7.2", "-kernel", str(TOY))
+    source.serial.wait_for(rb"toy> $")
+    destination = mini_qemu("-M", "virt-7.2", "-incoming", "defer")
     uri = LOOPBACK
     for name, (stream, error) in HOSTILE.items():
         uri = destination.listen(uri)

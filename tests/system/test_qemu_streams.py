@@ -123,7 +123,7 @@ def test_a_guest_goes_on_here_at_its_prompt(tmp_path: Path, options: tuple[str, 
         peer.hear(b"count 1")
         peer.save(stream)
         crc = peer.said.partition(GUEST_CRC)[2][:8]
-    with Machine("virt", ram="16M", icount=icount) as machine:
+    with Machine("virt-7.2", ram="16M", icount=icount) as machine:
         machine.load(stream)
         before = machine.virtual_time
         assert before > 1_000_000_000
@@ -155,7 +155,7 @@ def test_what_was_loaded_from_qemu_is_saved_as_it_came(tmp_path: Path) -> None:
         peer.serial.send(b"count\r")
         peer.hear(b"toy> ")
         peer.save(stream)
-    with Machine("virt", ram="16M") as machine:
+    with Machine("virt-7.2", ram="16M") as machine:
         machine.load(stream)
         machine.save(again)
     theirs, ours = (sections_of(path.read_bytes()) for path in (stream, again))
@@ -181,7 +181,7 @@ def test_time_must_be_kept_in_the_same_way(
     with qemu(tmp_path, *options) as peer:
         peer.hear(b"toy> ")
         peer.save(stream)
-    with Machine("virt", ram="16M", icount=icount) as machine:
+    with Machine("virt-7.2", ram="16M", icount=icount) as machine:
         with pytest.raises(error) as caught:
             machine.load(stream)
         assert message in str(caught.value)

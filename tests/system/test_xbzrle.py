@@ -71,7 +71,7 @@ def kernel(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(kernel: Path) -> Iterator[Machine]:
-    with Machine("virt", ram="16M", kernel=kernel) as machine:
+    with Machine("virt-7.2", ram="16M", kernel=kernel) as machine:
         machine.cont()
         wait_until(lambda: machine.read(LAST_PAGE, 1) != b"\0")
         machine.migration.settings.enable({"xbzrle": True})
@@ -92,7 +92,7 @@ def moved(source: Machine) -> None:
 
 
 def test_precopy_xbzrle(source: Machine) -> None:
-    with Machine("virt", ram="16M") as destination:
+    with Machine("virt-7.2", ram="16M") as destination:
         source.migration.migrate(destination.migration.listen("tcp:127.0.0.1:0"))
         moved(source)
         destination.migration.wait_for_guest(PATIENCE_SECONDS)
@@ -117,7 +117,7 @@ def test_precopy_xbzrle_to_a_file(source: Machine, tmp_path: Path) -> None:
     assert ram.sent[Kind.DATA] > 3 * PAGES
     assert ram.stream_bytes < 3 * PAGES * PAGE_SIZE
     assert all(ram.page(number)[1:] == bytes(PAGE_SIZE - 1) for number in range(256, 256 + PAGES))
-    with Machine("virt", ram="16M") as destination:
+    with Machine("virt-7.2", ram="16M") as destination:
         destination.load(path)
         check(destination.read(BEGIN, PAGES * PAGE_SIZE))
 
@@ -181,7 +181,7 @@ def test_what_qemu_sends_with_xbzrle_goes_on_here(kernel: Path, tmp_path: Path) 
     ram = ram_of(path)
     assert ram.sent[Kind.DATA] >= deltas["pages"]
     assert ram.stream_bytes < 3 * PAGES * PAGE_SIZE < ram.sent[Kind.DATA] * PAGE_SIZE
-    with Machine("virt", ram="16M") as machine:
+    with Machine("virt-7.2", ram="16M") as machine:
         machine.load(path)
         check(machine.read(BEGIN, PAGES * PAGE_SIZE))
         before = machine.read(BEGIN, 1)
