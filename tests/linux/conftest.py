@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import linuxguest
 import pexpect
 import pytest
-from processes import Emulator
+from processes import QEMU, Emulator
+from qemu10 import qemu10_command, unpacked
 
 from emulator import Machine, Serial
 
@@ -31,9 +34,9 @@ def linux(request: pytest.FixtureRequest) -> None:
 def machine() -> Callable[..., Machine]:
     """A machine that will boot Linux."""
 
-    def make(**options: object) -> Machine:
+    def make(kind: str = "virt", **options: object) -> Machine:
         images = {"bios": "default", "kernel": linuxguest.KERNEL, "initrd": linuxguest.INITRD}
-        return Machine(ram=linuxguest.RAM, append=linuxguest.APPEND, **images, **options)  # type: ignore[arg-type]
+        return Machine(kind, ram=linuxguest.RAM, append=linuxguest.APPEND, **images, **options)  # type: ignore[arg-type]
 
     return make
 
@@ -110,7 +113,7 @@ def shell(run: Callable[..., Terminal], booted: Path) -> Terminal:
 
 @pytest.fixture
 def mini_qemu(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
-    """Starts `mini-qemu run` with these options, with its monitor on a socket."""
+    """Starts `mini-qemu run`, or another program like it, with these options, with its monitor on a socket."""
     emulators: list[Emulator] = []
 
     def start(*options: str, **how: Any) -> Emulator:
@@ -120,3 +123,16 @@ def mini_qemu(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
     yield start
     for emulator in emulators:
         emulator.close()
+
+
+@pytest.fixture
+def qemu_7_2(mini_qemu: Callable[..., Emulator]) -> Callable[..., Emulator]:
+    """Starts the installed QEMU."""
+    return partial(mini_qemu, program=QEMU)
+
+
+@pytest.fixture
+def qemu_10_0(mini_qemu: Callable[..., Emulator], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulator]:
+    """Starts QEMU 10, which must not load the modules of the installed one."""
+    program = qemu10_command(unpacked(tmp_path_factory.mktemp("qemu10")))
+    return partial(mini_qemu, program=program, env={**os.environ, "QEMU_MODULE_DIR": "/nonexistent"})

@@ -4,49 +4,52 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import linuxguest
 import pytest
-from processes import Emulator, Qemu
+from processes import MINI_QEMU, QEMU, Emulator
 
-from emulator import Machine
+from emulator import Machine, Serial
 
 pytestmark = [pytest.mark.linux, pytest.mark.timeout(300)]
 
+MACHINE = "virt-7.2"
+"""The type whose streams the installed QEMU reads."""
 TEXT = 0xFFFF_FFFF_8000_0000
 """Where Linux maps itself."""
 
 
 @pytest.fixture
-def look_at(tmp_path: Path, booted: Path, machine: Callable[..., Machine]) -> Iterator[Callable[..., list[str]]]:
-    """What the monitor of an emulator says in which the Linux that has been booted has arrived, standing still."""
-    started: dict[type[Emulator], Emulator] = {}
-    with machine(snapshots=booted) as linux:
-        linux.loadvm("shell")
+def look(
+    tmp_path: Path, machine: Callable[..., Machine], mini_qemu: Callable[..., Emulator]
+) -> Callable[..., list[str]]:
+    """What the monitor of an emulator says in which a Linux that has been booted has arrived, standing still."""
+    started: dict[Sequence[str], Emulator] = {}
+    with machine(MACHINE) as linux:
+        linux.run(until=Serial(linuxguest.PROMPT), timeout=90)
         linux.save(tmp_path / "stream")
 
-    def ask(kind: type[Emulator], command: str) -> list[str]:
-        if kind not in started:
-            options = [*linuxguest.options(), "-S", "-incoming", f"exec:cat {tmp_path / 'stream'}"]
-            started[kind] = kind(tmp_path / kind.__name__, *options)
-            started[kind].wait_for_status("completed")
-        said: str = started[kind].execute("human-monitor-command", command_line=command)
+    def ask(command: str, program: Sequence[str] = MINI_QEMU) -> list[str]:
+        if program not in started:
+            kind = ["-M", MACHINE if program is MINI_QEMU else "virt"]
+            options = [*linuxguest.options(), *kind, "-S", "-incoming", f"exec:cat {tmp_path / 'stream'}"]
+            started[program] = mini_qemu(*options, program=program)
+            started[program].wait_for_status("completed")
+        said: str = started[program].execute("human-monitor-command", command_line=command)
         return said.splitlines()
 
-    yield ask
-    for emulator in started.values():
-        emulator.close()
+    return ask
 
 
-def test_the_kernel_can_be_read_through_its_page_tables(look_at: Callable[..., list[str]]) -> None:
-    ranges = [line.split() for line in look_at(Emulator, "info mem")[2:]]
+def test_the_kernel_can_be_read_through_its_page_tables(look: Callable[..., list[str]]) -> None:
+    ranges = [line.split() for line in look("info mem")[2:]]
     assert any(int(virtual, 16) >= TEXT and flags.startswith("r-x-") for virtual, _physical, _size, flags in ranges)
-    assert len(look_at(Emulator, "x/20i $pc")) == 20
-    assert "Cannot access" not in "".join(look_at(Emulator, "x/20i $pc"))
-    assert look_at(Emulator, "x/1i 0x1000") == ["0x0000000000001000:  Cannot access memory"]
+    assert len(look("x/20i $pc")) == 20
+    assert "Cannot access" not in "".join(look("x/20i $pc"))
+    assert look("x/1i 0x1000") == ["0x0000000000001000:  Cannot access memory"]
 
 
 def test_traps_and_blocks_show_what_linux_does(run: Callable[..., Any], booted: Path, tmp_path: Path) -> None:
@@ -66,5 +69,5 @@ def test_traps_and_blocks_show_what_linux_does(run: Callable[..., Any], booted: 
 
 @pytest.mark.qemu("qemu-system-misc")
 @pytest.mark.parametrize("command", ["info mem", "info registers", f"x/64xg {TEXT:#x}", "x/4xw 0x1000"])
-def test_it_looks_as_in_qemu(look_at: Callable[..., list[str]], command: str) -> None:
-    assert look_at(Emulator, command) == look_at(Qemu, command)
+def test_it_looks_as_in_qemu(look: Callable[..., list[str]], command: str) -> None:
+    assert look(command) == look(command, QEMU)

@@ -78,18 +78,16 @@ class Emulator:
     Options given twice count the second time.
     """
 
-    program: Sequence[str] = MINI_QEMU
-
     def __init__(
         self,
         path: Path,
         *options: str,
         pass_fds: Sequence[int] = (),
-        program: Sequence[str] | None = None,
+        program: Sequence[str] = MINI_QEMU,
         env: Mapping[str, str] | None = None,
     ) -> None:
         common = "-M virt -cpu sifive-u54 -nodefaults -bios none -display none".split()
-        command = [*(program or self.program), *common]
+        command = [*program, *common]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.settimeout(PATIENCE_SECONDS)
             listener.bind(str(path))
@@ -261,12 +259,6 @@ class Emulator:
             yield
         finally:
             self.go_on()
-
-
-class Qemu(Emulator):
-    """The real one, which takes the same options and commands."""
-
-    program = ("qemu-system-riscv64", "-cpu", "sifive-u54", "-nodefaults")
 
 
 def wait_until(holds: Any) -> None:
