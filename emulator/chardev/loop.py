@@ -128,9 +128,10 @@ class IoLoop:
                     self.watch(key.fd, 0, key.data)
             while self._timers and self._timers[0][0] <= time.monotonic():
                 self._guard(heapq.heappop(self._timers)[2])
-        self._selector.unregister(self._wake_read)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._lock:  # `close` wakes the thread that has seen by itself that it is to end
+            self._selector.unregister(self._wake_read)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     @staticmethod
     def _guard(function: Callable[..., None], *arguments: int) -> bool:
