@@ -73,6 +73,12 @@ def ask(side: Emulator, command: str, answer: bytes) -> None:
     side.serial.wait_for(answer, start=begin)
 
 
+def begin_to_count(side: Emulator) -> None:
+    """Start `count` in a guest that has just been started, once it can be typed at."""
+    side.serial.wait_for(rb"toy> $")
+    ask(side, "count", rb"count 1\r\n")
+
+
 def next_count(side: Emulator) -> tuple[int, float]:
     """The number of the next line of `count`, and when it came."""
     found = side.serial.wait_for(COUNT.pattern, start=len(side.serial.data))
@@ -111,7 +117,7 @@ def test_a_counting_guest_goes_out_and_back(mini_qemu: Start, release: Release) 
 def test_a_guest_comes_in_over(mini_qemu: Start, release: Release, tmp_path: Path, kind: str) -> None:
     """QEMU 7.2 does not know `file:`; what it has written by way of `exec:` is read as a file."""
     there = release.start("-M", release.there, "-kernel", str(TOY))
-    ask(there, "count", rb"count 1\r\n")
+    begin_to_count(there)
     path = tmp_path / "stream"
     outgoing, incoming = {
         "unix": (f"unix:{path}", f"unix:{path}"),
@@ -133,7 +139,7 @@ def test_between_two_qemus_the_timer_is_lost_and_with_a_mini_qemu_in_between_it_
 ) -> None:
     incoming = ("-incoming", "defer")
     source = qemu_7_2("-kernel", str(TOY))
-    ask(source, "count", rb"count 1\r\n")
+    begin_to_count(source)
     lost = qemu_7_2(*incoming)
     move(source, lost)
     ask(lost, "help", rb"poweroff")
@@ -149,7 +155,7 @@ def test_between_two_qemus_the_timer_is_lost_and_with_a_mini_qemu_in_between_it_
 
 def test_live_from_7_2_to_10_0(mini_qemu: Start, qemu_7_2: Start, qemu_10_0: Start) -> None:
     source = qemu_7_2("-kernel", str(TOY))
-    ask(source, "count", rb"count 1\r\n")
+    begin_to_count(source)
     ask(source, "dirty 50", rb"0 errors\r\n")
     between, last = mini_qemu("-M", "virt-10.0", "-incoming", "defer"), qemu_10_0("-incoming", "defer")
     move(source, between)
@@ -168,7 +174,7 @@ def test_by_convert_from_one_version_to_the_other(
 ) -> None:
     starts = {"7.2": qemu_7_2, "10.0": qemu_10_0}
     source = starts[first]("-kernel", str(TOY))
-    ask(source, "count", rb"count 1\r\n")
+    begin_to_count(source)
     ask(source, "dirty 50", rb"0 errors\r\n")
     assert source.migrate(f"exec:cat > {tmp_path / 'in'}") == "completed"
     convert(tmp_path / "in", tmp_path / "out", MACHINE_TYPES[to])
@@ -182,7 +188,7 @@ def test_by_convert_from_one_version_to_the_other(
 
 def test_without_the_cure_the_timer_is_lost(mini_qemu: Start, qemu_7_2: Start) -> None:
     source = mini_qemu("-M", "virt-7.2,qemu-timer-fix=off", "-kernel", str(TOY))
-    ask(source, "count", rb"count 1\r\n")
+    begin_to_count(source)
     there = qemu_7_2("-incoming", "defer")
     move(source, there)
     ask(there, "help", rb"poweroff")
@@ -227,7 +233,7 @@ def test_what_does_not_fit_is_refused_here_and_goes_on_there(
     """With `return-path` QEMU waits for the answer, as every source here does."""
     source = qemu_7_2("-kernel", str(TOY), *there.split())
     source.capabilities(return_path=True)
-    ask(source, "count", rb"count 1\r\n")
+    begin_to_count(source)
     destination = mini_qemu("-M", "virt-7.2", "-incoming", "defer", *here.split())
     assert source.migrate(destination.listen(ADDRESS)) == "failed"
     destination.errors.wait_for(rb"no guest has come: " + words + rb"\n$")
