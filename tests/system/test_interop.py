@@ -121,14 +121,18 @@ def test_a_guest_comes_in_over(mini_qemu: Start, release: Release, tmp_path: Pat
     path = tmp_path / "stream"
     outgoing, incoming = {
         "unix": (f"unix:{path}", f"unix:{path}"),
-        "file": (f"exec:cat > {path}" if release.here == "virt-7.2" else f"file:{path}", f"file:{path}"),
-        "exec": (f"exec:cat > {path}", f"exec:cat {path}"),
+        "file": (
+            f"exec:cat > {path}.part; mv {path}.part {path}" if release.here == "virt-7.2" else f"file:{path}",
+            f"file:{path}",
+        ),
+        "exec": (f"exec:cat > {path}.part; mv {path}.part {path}", f"exec:cat {path}"),
     }[kind]
     here = mini_qemu("-M", release.here, "-incoming", "defer")
     if kind == "unix":
         here.listen(incoming)
     assert there.migrate(outgoing) == "completed"
     if kind != "unix":
+        wait_until(path.exists)  # QEMU does not wait for the command
         here.listen(incoming)
     here.wait_for_status("completed")
     here.serial.wait_for(rb"count [3-9]\r\n")
@@ -176,7 +180,8 @@ def test_by_convert_from_one_version_to_the_other(
     source = starts[first]("-kernel", str(TOY))
     begin_to_count(source)
     ask(source, "dirty 50", rb"0 errors\r\n")
-    assert source.migrate(f"exec:cat > {tmp_path / 'in'}") == "completed"
+    assert source.migrate(f"exec:cat > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/in") == "completed"
+    wait_until((tmp_path / "in").exists)  # QEMU does not wait for the command
     convert(tmp_path / "in", tmp_path / "out", MACHINE_TYPES[to])
     destination = starts[last]("-incoming", "defer")
     destination.listen(f"exec:cat {tmp_path / 'out'}")
