@@ -11,8 +11,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -93,8 +93,29 @@ class Terminated(BaseException):
         self.number = number
 
 
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated(number)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let signals that end the process wait for the end of the block: an exception must not meet a starting thread."""
+    waiting: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        waiting.append(number)
+
+    before = [(number, signal.signal(number, note)) for number in ENDING_SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    for number in waiting:
+        signal.raise_signal(number)
 
 
 CONTEXT = {"help_option_names": ["-h", "-help", "--help"], "max_content_width": 110}
@@ -343,7 +364,7 @@ def _run(
     from emulator.machine import Machine
     from emulator.timekeeper import Icount
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING_SIGNALS:
         signal.signal(number, _terminate)
     machine = Machine(icount=None if icount is None else Icount(*icount), port=CharPort(), **options)
     serial, monitor, qmp = consoles
@@ -399,7 +420,8 @@ def _expect(machine: Machine, console: Console, uri: str, *, stopped: bool) -> N
 
     migration.on_refused = refused
     try:
-        where = migration.listen(uri)
+        with _undisturbed():
+            where = migration.listen(uri)
     except EmulatorError as error:
         raise ConfigError(f"-incoming {uri}: {error}") from error
     if where != uri:

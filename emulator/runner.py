@@ -19,6 +19,7 @@ from emulator.boards.virt import VirtBoard
 from emulator.core.clock import NS_PER_SECOND
 from emulator.core.errors import ConfigError
 from emulator.core.irq import IrqLine
+from emulator.core.latch import Latch
 from emulator.cpu.vcpu import MEIP, MSIP, MTIP, SEIP, Vcpu
 from emulator.events import Events
 from emulator.kicker import Kicker
@@ -50,7 +51,7 @@ class Runner:
         """What the guest or `end` ended the machine with; None while it has not ended."""
         self.failure: BaseException | None = None
         """What has ended the machine's thread, and should not have."""
-        self.ended = threading.Event()
+        self.ended = Latch()
         self.on_end: Callable[[], None] = lambda: None
         """Called on the machine's thread when the machine has ended, and when it is closed."""
         self.goal: tuple[int, Callable[[], None]] | None = None
