@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from emulator import qemupeer
-from emulator.boards.layout import TIMEBASE_HZ
-from emulator.boards.machinetypes import MachineType
+from emulator.boards.layout import RAM_BLOCK
+from emulator.boards.machinetypes import MACHINE_TYPES, MachineType
 from emulator.core.errors import FileError
 from emulator.machine import Machine
 from emulator.machinestate import reshaped, subject_of, was_running
 from emulator.migration import files, savevm
+from emulator.migration.blocklist import TABLE
 from emulator.migration.difference import MISSING, differences, ram_differences
 from emulator.migration.examine import Contents, examine, printable
 from emulator.migration.registry import Owner
 from emulator.runstate import RunState
 
-RAM = "riscv_virt_board.ram"
 LAYOUTS = ("classic", "mapped")
 
 HARMLESS = (
@@ -75,10 +75,10 @@ def _examined(path: Path, data: memoryview) -> Contents:
 
 def _machine(source: Path, contents: Contents) -> Machine:
     """A machine that can load the stream."""
-    if RAM not in contents.blocks:
-        raise FileError(f"{printable(str(source))}: no stream of a virt machine: it has no block {RAM}")
-    acpi = any(name.startswith("/rom@") for name in contents.blocks)
-    machine = Machine("virt-10.0", ram=contents.blocks[RAM].size, acpi=acpi)
+    if RAM_BLOCK not in contents.blocks:
+        raise FileError(f"{printable(str(source))}: no stream of a virt machine: it has no block {RAM_BLOCK}")
+    acpi = any(name.startswith(TABLE) for name in contents.blocks)
+    machine = Machine(next(iter(MACHINE_TYPES)), ram=contents.blocks[RAM_BLOCK].size, acpi=acpi)
     machine.power_on()
     return machine
 
@@ -94,7 +94,7 @@ def _save(
         runner = transfer.runner
 
         def changes(parts: Iterable[Owner]) -> Iterable[Owner]:
-            return reshaped(qemupeer.changed(tuple(parts), to, cure_timer=cure, timebase_hz=TIMEBASE_HZ), to)
+            return reshaped(qemupeer.changed(tuple(parts), to, cure_timer=cure), to)
 
         result = subject_of(runner.time, runner.vcpu, runner.board, status, changes, kind=to)
         if mapped:
@@ -106,7 +106,7 @@ def _save(
 def _losses(before: Contents, after: Contents, say: Callable[[str], None]) -> Iterator[str]:
     """What the guest would miss; all else that differs is only told."""
     for row in ram_differences(before, after):
-        if row.block == RAM or row.sizes[1] is not None:
+        if row.block == RAM_BLOCK or row.sizes[1] is not None:
             yield f"what is in {row.block}"
         else:
             say(f"{row.block}: left out (ACPI tables: the guest's firmware has read them)")

@@ -19,21 +19,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from emulator.boards.layout import TIMEBASE_HZ
 from emulator.boards.machinetypes import MachineType
 from emulator.core.bits import mask
 from emulator.core.clock import NS_PER_SECOND
-from emulator.cpu.state import CPU_INTERRUPT_HARD, SATP_MODE
+from emulator.cpu.state import CPU_INTERRUPT_HARD, SATP_MODE, SATP_MODES
 from emulator.cpu.vcpu import MTIP
 from emulator.migration.errors import StateError
 from emulator.migration.registry import Owner, Sent
 from emulator.timekeeper import CLOCK_LIMIT
 
-SATP_NAMES = {0: "Bare", 8: "Sv39", 9: "Sv48", 10: "Sv57"}
-
 Parts = Sequence[Owner]
 
 
-def changed(parts: Parts, kind: MachineType, *, cure_timer: bool, timebase_hz: int) -> Iterator[Owner]:
+def changed(parts: Parts, kind: MachineType, *, cure_timer: bool) -> Iterator[Owner]:
     """The parts of a stopped machine as they are to be sent to a QEMU, with a pending timer interrupt if need be.
 
     Raises StateError for a guest that no QEMU of that kind can run.
@@ -41,12 +40,12 @@ def changed(parts: Parts, kind: MachineType, *, cure_timer: bool, timebase_hz: i
     states = {name: part.state for part in parts for name in part.vmstate}
     mode = states["cpu"].satp >> SATP_MODE
     if mode not in kind.satp_modes:
-        names = " or ".join(SATP_NAMES[each] for each in kind.satp_modes)
+        names = " or ".join(SATP_MODES[each] for each in kind.satp_modes)
         why = f"{names}, all that sifive-u54 has in QEMU {kind.qemu} (for Linux: -append no4lvl)"
-        error = StateError(why, SATP_NAMES[mode])
+        error = StateError(why, SATP_MODES[mode])
         error.within("env.satp")
         raise error
-    ns = _ahead(states, timebase_hz)
+    ns = _ahead(states)
     changes: dict[str, Callable[[Any], Any]] = {
         "timer": lambda state: replace(state, cpu_clock_offset=state.cpu_clock_offset + ns),
         "riscv_mtimer": lambda state: replace(state, time_delta=0),
@@ -64,11 +63,11 @@ def changed(parts: Parts, kind: MachineType, *, cure_timer: bool, timebase_hz: i
         yield part if change is None else Sent(part, change(part.state))
 
 
-def _ahead(states: Mapping[str, Any], timebase_hz: int) -> int:
+def _ahead(states: Mapping[str, Any]) -> int:
     """By how many ns `mtime` is ahead of the virtual clock; 0 if no virtual clock can show such an `mtime`."""
     delta = states["riscv_mtimer"].time_delta
     signed = delta - (1 << 64) if delta >> 63 else delta
-    ns = signed * NS_PER_SECOND // timebase_hz
+    ns = signed * NS_PER_SECOND // TIMEBASE_HZ
     return ns if 0 <= states["timer"].cpu_clock_offset + ns < CLOCK_LIMIT else 0
 
 

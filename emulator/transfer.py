@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from emulator import qemupeer
-from emulator.boards.layout import TIMEBASE_HZ
 from emulator.core.errors import ConfigError
 from emulator.cpu.vcpu import MSIP, SEIP
 from emulator.machinestate import Changes, subject_of, was_running
@@ -172,7 +171,7 @@ class Transfer:
         if not (for_qemu or self._timer_fix == "on"):
             return None
         kind, cure = self.runner.board.config.machine_type, self._timer_fix != "off"
-        return functools.partial(qemupeer.changed, kind=kind, cure_timer=cure, timebase_hz=TIMEBASE_HZ)
+        return functools.partial(qemupeer.changed, kind=kind, cure_timer=cure)
 
     def take_over(self, loaded: Loaded, subject: Subject) -> None:
         """Become a loaded machine; what drives the hart's interrupt lines has the last word on them."""

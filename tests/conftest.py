@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import pytest
 
+pytest_plugins = ["emulators"]
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 PACKAGES = {

@@ -18,7 +18,6 @@ from emulator.timekeeper import TimersState
 MTIP, MTIE = 0x80, 0x80
 NEVER = (1 << 64) - 1
 SECOND = 1_000_000_000
-HZ = 10_000_000
 
 
 class Part:
@@ -38,7 +37,7 @@ def sent(kind: str = "virt-7.2", *, cure: bool = True, **states: Any) -> dict[st
         "goldfish_rtc": GoldfishRtcState(),
     }
     parts: Any = [Part(name, state) for name, state in (defaults | states).items()]
-    result = changed(parts, MACHINE_TYPES[kind], cure_timer=cure, timebase_hz=HZ)
+    result = changed(parts, MACHINE_TYPES[kind], cure_timer=cure)
     return {next(iter(part.vmstate)): part.state for part in result}
 
 

@@ -45,6 +45,8 @@ FLASH = Window(0x20000000, 0x4000000)
 PCIE_ECAM = Window(0x30000000, 0x10000000)
 PCIE_MMIO = Window(0x40000000, 0x40000000)
 DRAM_BASE = 0x80000000
+RAM_BLOCK = "riscv_virt_board.ram"
+"""What streams call its memory."""
 
 VIRTIO_COUNT = 8
 FLASH_BANKS = (Window(FLASH.base, FLASH.size // 2), Window(FLASH.base + FLASH.size // 2, FLASH.size // 2))

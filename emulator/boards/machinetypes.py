@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from emulator.core.errors import ConfigError
+from emulator.cpu.state import SATP_MODES
 
 WIRE_NAME = "virt"
 """What streams call all of them."""
@@ -31,8 +32,8 @@ class MachineType:
     """Whether `globalstate` has two flags within what was the room for the run state's name."""
     announces_switchover: bool = False
     """Whether a command precedes what is sent of RAM while the guest stands still."""
-    satp_modes: tuple[int, ...] = (0, 8, 9, 10)
-    """Translation modes that the CPU of this QEMU has: Bare, Sv39, Sv48, Sv57."""
+    satp_modes: tuple[int, ...] = tuple(SATP_MODES)
+    """Translation modes that the CPU of this QEMU has."""
     has_acpi: bool = False
     """Whether the board has memory for ACPI tables, unless it is to have none."""
 

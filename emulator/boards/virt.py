@@ -144,7 +144,7 @@ class VirtBoard:
         self._attach("riscv.sifive.plic", self._plic, layout.PLIC.base)
 
     def _create_memory(self) -> None:
-        self.bus.add(layout.DRAM_BASE, self._block("riscv_virt_board.ram", self.config.ram_size))
+        self.bus.add(layout.DRAM_BASE, self._block(layout.RAM_BLOCK, self.config.ram_size))
         self.bus.add(layout.MROM.base, self._block("riscv_virt_board.mrom", layout.MROM.size, readonly=True))
 
     def _create_devices(self, clock: VirtualClock, port: CharPort, requests: Requests) -> None:
@@ -184,7 +184,7 @@ class VirtBoard:
 
     def _create_acpi_tables(self) -> None:
         for table in TABLES:
-            self.ram_blocks.append(RamBlock(table.name, table.size, readonly=True, reserved=table.reserved))
+            self._block(table.name, table.size, readonly=True, reserved=table.reserved)
         self._attach("virt_acpi_build", AcpiBuild())
 
     def _create_flash(self, index: int, window: layout.Window, image: Path | None) -> None:
@@ -200,8 +200,8 @@ class VirtBoard:
         for base, region in zip(bases, device.regions, strict=True):
             self.bus.add(base, region)
 
-    def _block(self, name: str, size: int, *, readonly: bool = False) -> RamBlock:
-        block = RamBlock(name, size, readonly=readonly)
+    def _block(self, name: str, size: int, *, readonly: bool = False, reserved: int = 0) -> RamBlock:
+        block = RamBlock(name, size, readonly=readonly, reserved=reserved)
         self.ram_blocks.append(block)
         return block
 

@@ -13,11 +13,12 @@ import threading
 import time
 from typing import Protocol
 
+from emulator.core.clock import NS_PER_SECOND
+
 _CLOCK_MONOTONIC = 1
 _TFD_CLOEXEC = 0o2000000
 _TFD_TIMER_ABSTIME = 1
 _EXPIRATIONS_SIZE = 8
-NS_PER_SECOND = 1_000_000_000
 
 
 class Alarm(Protocol):

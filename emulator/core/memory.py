@@ -68,7 +68,7 @@ class StagedMemory:
     def use_large_pages(self) -> None:
         """Have 2 MiB at a time from the system, where it can: for content that leaves few gaps.
 
-        The system then gives memory five times as fast, and more of it than is asked for.
+        The system then gives memory five times as fast, and more of it than is asked for. Harmless when repeated.
         """
         _libc.madvise(self.address, self.size, _MADV_HUGEPAGE)
 

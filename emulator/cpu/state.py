@@ -50,8 +50,8 @@ ENGINE_TW, ENGINE_TSR = 1 << 29, 1 << 30
 """Where the engine keeps the bits of mstatus that the specification has at 21 and 22; 29 and 30 are nothing there."""
 SATP_MODE = 60
 """The lowest bit of the mode in `satp`."""
-SATP_MODES = (0, 8, 9, 10)
-"""Bare, Sv39, Sv48, Sv57: what a guest can set. The engine ends the process when it meets another."""
+SATP_MODES = {0: "Bare", 8: "Sv39", 9: "Sv48", 10: "Sv57"}
+"""What a guest can set, by its name. The engine ends the process when it meets another."""
 DIRTY_FLOATS = 3 << 13
 SD = 1 << 63
 """A summary of FS (and XS, which is always 0) that mstatus shows and QEMU does not store."""
@@ -175,9 +175,6 @@ IN_ENGINE = (
     "scause mtvec mepc mcause mtval scounteren mcounteren sscratch mscratch"
 ).split()
 """Attributes that are registers of the engine by the same name."""
-
-IN_32_BITS = ("mcounteren", "scounteren")
-"""Those of 32 bits, whatever the width of the others."""
 
 IN_32_BITS = ("mcounteren", "scounteren")
 """Those of 32 bits, whatever the width of the others."""
@@ -371,8 +368,6 @@ class RegisterPart:
         )
         for name in IN_ENGINE:
             setattr(state, name, env[name])
-        for name in IN_32_BITS:
-            setattr(state, name, getattr(state, name) & mask(32))  # the engine keeps what was written in all 64
         for name in IN_32_BITS:
             setattr(state, name, getattr(state, name) & mask(32))  # the engine keeps what was written in all 64
         state.pc &= ~1  # the engine returns to an odd mepc, where the specification has no such thing

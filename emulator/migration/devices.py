@@ -71,9 +71,8 @@ class DeviceLoader:
     def check_complete(self, end: int) -> None:
         """Raise UnknownSectionError if a section has not come before the end of the sections, at byte `end`."""
         for entry in self._registry:
-            if entry.name in self._registry.optional:
-                continue
-            if entry not in self._seen and entry.description.is_needed(self._fresh[id(entry.owner)]):
+            must_come = entry.name not in self._registry.optional and entry not in self._seen
+            if must_come and entry.description.is_needed(self._fresh[id(entry.owner)]):
                 raise UnknownSectionError(f"section {entry}", "the end of the stream", offset=end)
 
     def states(self) -> list[tuple[Owner, Any]]:

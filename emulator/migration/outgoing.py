@@ -44,7 +44,7 @@ from emulator.migration.returnpath import (
     put_typed,
     with_token,
 )
-from emulator.migration.savevm import Subject, end_ram, put_ram_heading
+from emulator.migration.savevm import Subject, end_ram, put_last_ram_heading, put_ram_heading
 from emulator.migration.settings import Settings
 from emulator.migration.status import Progress, Status
 from emulator.migration.vmdesc import to_json
@@ -221,7 +221,9 @@ class Outgoing:
         for number in itertools.count():
             begun, sent = time.monotonic(), figures.transferred
             this = figures.begin_pass(self._progress.elapsed())
-            self._send_ram(sender, log, Mark.PART, first=number == 0)
+            writer = Writer()
+            put_ram_heading(writer, Mark.PART)
+            self._send_ram(sender, log, writer, first=number == 0)
             this.seconds, this.bytes_sent = time.monotonic() - begun, figures.transferred - sent
             figures.precopy = figures.transferred
             self._collect(log)
@@ -243,10 +245,9 @@ class Outgoing:
                 behind = 0
                 self._throttle()
 
-    def _send_ram(self, sender: RamSender, log: DirtyLog, mark: Mark, *, first: bool = False) -> None:
-        writer = Writer()
-        put_ram_heading(writer, mark)
-        sender.write(writer.data)
+    def _send_ram(self, sender: RamSender, log: DirtyLog, heading: Writer, *, first: bool = False) -> None:
+        """Send the pages that are noted, as a part of section `ram` that begins with `heading`."""
+        sender.write(heading.data)
         for block in blocklist.in_sending_order(self._guest.blocks):
             pages = self._pages[block.name]
             sender.send(block, log.rows(block), pages, log.data_pages(block) if first else None)
@@ -286,11 +287,9 @@ class Outgoing:
         self._watchdog.start()
         self._collect(log)
         sender.unlimited = True
-        if subject.announces_switchover:
-            writer = Writer()
-            put_order(writer, Order(Command.SWITCHOVER_START))
-            sender.write(writer.data)
-        self._send_ram(sender, log, Mark.END)
+        writer = Writer()
+        put_last_ram_heading(writer, subject)
+        self._send_ram(sender, log, writer)
         writer = Writer()
         put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
         self._may_be_loaded = True

@@ -201,7 +201,6 @@ class RamCollector:
             name: np.frombuffer(memory.view, np.uint8).reshape(-1, PAGE_SIZE) for name, memory in staged.items()
         }
         self._filled = {name: np.zeros(size // PAGE_SIZE, np.bool_) for name, size in sizes.items()}
-        self._large: set[str] = set()
 
     def read(self, reader: Reader) -> None:
         """Read the records of one part; raises RamError or TruncatedError."""
@@ -225,8 +224,7 @@ class RamCollector:
                 got = f"a page filled with 0x{run.pages[0, 0]:02x}"
                 raise RamError("the byte 0", got, field=run.block, offset=reader.offset - 1)
             else:
-                if len(run.pages) >= LARGE_PAGE and run.block not in self._large:
-                    self._large.add(run.block)
+                if len(run.pages) >= LARGE_PAGE:
                     self._staged[run.block].use_large_pages()
                 part = slice(first, first + len(run.pages))
                 self._rows[run.block][part] = run.pages

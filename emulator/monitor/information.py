@@ -141,6 +141,7 @@ def snapshots(context: Context, _arguments: Arguments) -> dict[str, Any]:
 
 def machines(_context: Context, _arguments: Arguments) -> list[dict[str, Any]]:
     """QAPI's `MachineInfo` of every machine type."""
+    from emulator.boards.layout import RAM_BLOCK
     from emulator.boards.machinetypes import ALIASES, MACHINE_TYPES
     from emulator.machine import CPUS
 
@@ -153,7 +154,7 @@ def machines(_context: Context, _arguments: Arguments) -> list[dict[str, Any]]:
             "is-default": name in aliases,
             "cpu-max": 1,
             "default-cpu-type": f"{CPUS[0]}-riscv-cpu",
-            "default-ram-id": "riscv_virt_board.ram",
+            "default-ram-id": RAM_BLOCK,
             "hotpluggable-cpus": False,
             "numa-mem-supported": False,
             "deprecated": False,

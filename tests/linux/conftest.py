@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import linuxguest
 import pexpect
 import pytest
-from processes import QEMU, Emulator
-from qemu10 import qemu10_command, unpacked
 
 from emulator import Machine, Serial
 
@@ -109,30 +104,3 @@ def shell(run: Callable[..., Terminal], booted: Path) -> Terminal:
     terminal.send("\r")
     terminal.expect_exact(linuxguest.PROMPT)
     return terminal
-
-
-@pytest.fixture
-def mini_qemu(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
-    """Starts `mini-qemu run`, or another program like it, with these options, with its monitor on a socket."""
-    emulators: list[Emulator] = []
-
-    def start(*options: str, **how: Any) -> Emulator:
-        emulators.append(Emulator(tmp_path / f"qmp{len(emulators)}", *options, **how))
-        return emulators[-1]
-
-    yield start
-    for emulator in emulators:
-        emulator.close()
-
-
-@pytest.fixture
-def qemu_7_2(mini_qemu: Callable[..., Emulator]) -> Callable[..., Emulator]:
-    """Starts the installed QEMU."""
-    return partial(mini_qemu, program=QEMU)
-
-
-@pytest.fixture
-def qemu_10_0(mini_qemu: Callable[..., Emulator], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Emulator]:
-    """Starts QEMU 10, which must not load the modules of the installed one."""
-    program = qemu10_command(unpacked(tmp_path_factory.mktemp("qemu10")))
-    return partial(mini_qemu, program=program, env={**os.environ, "QEMU_MODULE_DIR": "/nonexistent"})

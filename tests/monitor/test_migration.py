@@ -33,11 +33,8 @@ class QmpError(Exception):
 
 
 @pytest.fixture
-def source() -> Iterator[Machine]:
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
-        machine.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
-        machine.cont()
-        yield machine
+def source(running_toy: Machine) -> Machine:
+    return running_toy
 
 
 @pytest.fixture

@@ -13,36 +13,15 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import TOY, Emulator
-from qemu10 import unpacked
 
 SCRIPT = "scripts/analyze-migration.py"
 SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
-
-
-@pytest.fixture
-def mini_qemu(tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
-    """Starts `mini-qemu run` with these options."""
-    emulators: list[Emulator] = []
-
-    def start(*options: str, **how: Any) -> Emulator:
-        emulators.append(Emulator(tmp_path / f"qmp{len(emulators)}", *options, **how))
-        return emulators[-1]
-
-    yield start
-    for emulator in emulators:
-        emulator.close()
-
-
-@pytest.fixture(scope="session")
-def qemu10(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory in which QEMU 10 is unpacked."""
-    return unpacked(tmp_path_factory.mktemp("qemu10"))
 
 
 @pytest.fixture

@@ -9,13 +9,12 @@ import lzma
 import os
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from processes import QEMU, TOY, Emulator, wait_until
-from qemu10 import qemu10_command
+from emulators import Start
+from processes import TOY, Emulator, wait_until
 
 from emulator.boards.machinetypes import MACHINE_TYPES
 from emulator.convert import convert
@@ -27,8 +26,6 @@ DATA = Path(__file__).parents[1] / "data" / "streams"
 COUNT = re.compile(rb"count (\d+)\r\n")
 ADDRESS = "tcp:127.0.0.1:0"
 
-Start = Callable[..., Emulator]
-
 
 class Release(NamedTuple):
     """A QEMU release: how to start it, and the machine types to use here and there."""
@@ -36,19 +33,6 @@ class Release(NamedTuple):
     start: Start
     here: str
     there: str
-
-
-@pytest.fixture
-def qemu_7_2(mini_qemu: Start) -> Start:
-    """Starts the installed QEMU."""
-    return lambda *options: mini_qemu(*options, program=QEMU)
-
-
-@pytest.fixture
-def qemu_10_0(mini_qemu: Start, qemu10: Path) -> Start:
-    """Starts QEMU 10, which must not load the modules of the installed one."""
-    env = {**os.environ, "QEMU_MODULE_DIR": "/nonexistent"}
-    return lambda *options: mini_qemu(*options, program=qemu10_command(qemu10), env=env)
 
 
 @pytest.fixture(params=["7.2", "10.0", "10.0, acpi=off"])
@@ -66,17 +50,10 @@ def move(source: Emulator, destination: Emulator) -> None:
     assert (source.run_state, destination.run_state) == ("postmigrate", "running")
 
 
-def ask(side: Emulator, command: str, answer: bytes) -> None:
-    """Type a command at the guest and wait for what it says."""
-    begin = len(side.serial.data)
-    side.type(command + "\r")
-    side.serial.wait_for(answer, start=begin)
-
-
 def begin_to_count(side: Emulator) -> None:
     """Start `count` in a guest that has just been started, once it can be typed at."""
     side.serial.wait_for(rb"toy> $")
-    ask(side, "count", rb"count 1\r\n")
+    side.ask("count", rb"count 1\r\n")
 
 
 def next_count(side: Emulator) -> tuple[int, float]:
@@ -88,8 +65,8 @@ def next_count(side: Emulator) -> tuple[int, float]:
 def test_a_counting_guest_goes_out_and_back(mini_qemu: Start, release: Release) -> None:
     side = mini_qemu("-M", release.here, "-kernel", str(TOY))
     side.serial.wait_for(rb"toy> $")
-    ask(side, "count", rb"count\r\n")
-    ask(side, "dirty 50", rb"0 errors\r\n")
+    side.ask("count", rb"count\r\n")
+    side.ask("dirty 50", rb"0 errors\r\n")
     said = bytearray()
     for hop in range(2 * ROUND_TRIPS):
         options = ("-incoming", "defer")
@@ -106,7 +83,7 @@ def test_a_counting_guest_goes_out_and_back(mini_qemu: Start, release: Release) 
                 later, at = next_count(side)
             assert later == number + 2
             assert at - begin == pytest.approx(2, rel=0.25)
-        ask(side, "dirty", rb" passes, 0 errors\r\n")
+        side.ask("dirty", rb" passes, 0 errors\r\n")
     said += side.serial.data
     counts = [int(number) for number in COUNT.findall(bytes(said))]
     assert counts == list(range(1, len(counts) + 1))
@@ -146,7 +123,7 @@ def test_between_two_qemus_the_timer_is_lost_and_with_a_mini_qemu_in_between_it_
     begin_to_count(source)
     lost = qemu_7_2(*incoming)
     move(source, lost)
-    ask(lost, "help", rb"poweroff")
+    lost.ask("help", rb"poweroff")
     time.sleep(3)
     assert not COUNT.search(lost.serial.data)  # QEMU's defect: this guest waits for ever
     between, last = mini_qemu("-M", "virt-7.2", *incoming), qemu_7_2(*incoming)
@@ -160,13 +137,13 @@ def test_between_two_qemus_the_timer_is_lost_and_with_a_mini_qemu_in_between_it_
 def test_live_from_7_2_to_10_0(mini_qemu: Start, qemu_7_2: Start, qemu_10_0: Start) -> None:
     source = qemu_7_2("-kernel", str(TOY))
     begin_to_count(source)
-    ask(source, "dirty 50", rb"0 errors\r\n")
+    source.ask("dirty 50", rb"0 errors\r\n")
     between, last = mini_qemu("-M", "virt-10.0", "-incoming", "defer"), qemu_10_0("-incoming", "defer")
     move(source, between)
     next_count(between)
     move(between, last)
     next_count(last)
-    ask(last, "dirty", rb" passes, 0 errors\r\n")
+    last.ask("dirty", rb" passes, 0 errors\r\n")
     said = source.serial.data + between.serial.data + last.serial.data
     counts = [int(number) for number in COUNT.findall(said)]
     assert counts == list(range(1, len(counts) + 1))
@@ -179,7 +156,7 @@ def test_by_convert_from_one_version_to_the_other(
     starts = {"7.2": qemu_7_2, "10.0": qemu_10_0}
     source = starts[first]("-kernel", str(TOY))
     begin_to_count(source)
-    ask(source, "dirty 50", rb"0 errors\r\n")
+    source.ask("dirty 50", rb"0 errors\r\n")
     assert source.migrate(f"exec:cat > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/in") == "completed"
     wait_until((tmp_path / "in").exists)  # QEMU does not wait for the command
     convert(tmp_path / "in", tmp_path / "out", MACHINE_TYPES[to])
@@ -188,7 +165,7 @@ def test_by_convert_from_one_version_to_the_other(
     destination.wait_for_status("completed")
     next_count(destination)
     next_count(destination)
-    ask(destination, "dirty", rb" passes, 0 errors\r\n")
+    destination.ask("dirty", rb" passes, 0 errors\r\n")
 
 
 def test_without_the_cure_the_timer_is_lost(mini_qemu: Start, qemu_7_2: Start) -> None:
@@ -196,7 +173,7 @@ def test_without_the_cure_the_timer_is_lost(mini_qemu: Start, qemu_7_2: Start) -
     begin_to_count(source)
     there = qemu_7_2("-incoming", "defer")
     move(source, there)
-    ask(there, "help", rb"poweroff")
+    there.ask("help", rb"poweroff")
     time.sleep(3)
     assert not COUNT.search(there.serial.data)
 
@@ -208,13 +185,13 @@ def test_u_boot_answers_after_each_hop(mini_qemu: Start, release: Release) -> No
     options = ("-bios", firmware, "-kernel", payload, "-m", "128M")
     side = mini_qemu("-M", release.here, *options)
     side.serial.wait_for(rb"Hit any key")
-    ask(side, "", rb"=> $")
+    side.ask("", rb"=> $")
     for hop in range(6):
         incoming = ("-m", "128M", "-incoming", "defer")
         goes_out = hop % 2 == 0
         other = release.start("-M", release.there, *incoming) if goes_out else mini_qemu("-M", release.here, *incoming)
         move(side, other)
-        ask(other, f"echo hop{hop}; sleep 1; version", rb"hop\d\r\n(?s:.*)U-Boot 20\d\d(?s:.*)=> $")
+        other.ask(f"echo hop{hop}; sleep 1; version", rb"hop\d\r\n(?s:.*)U-Boot 20\d\d(?s:.*)=> $")
         side.close()
         side = other
 

@@ -28,11 +28,8 @@ END = b'"page_size":'
 
 
 @pytest.fixture
-def source() -> Iterator[Machine]:
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
-        machine.run(until=Serial("toy> "), timeout=PATIENCE_SECONDS)
-        machine.cont()
-        yield machine
+def source(running_toy: Machine) -> Machine:
+    return running_toy
 
 
 @pytest.fixture
@@ -52,6 +49,17 @@ def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) 
         stream = stream[-len(END) :] + connection.recv(65536)
     with contextlib.suppress(OSError):
         ending(connection)
+
+
+def migrate_to_one_that(ending: Callable[[socket.socket], None], source: Machine) -> Status:
+    """Migrate over a socket pair to a peer that takes the whole guest and then does `ending`; how that has ended."""
+    here, there = socket.socketpair()
+    peer = threading.Thread(target=receive, args=(there, ending))
+    peer.start()
+    source.migration.migrate(f"fd:{here.detach()}")
+    status = source.migration.wait(PATIENCE_SECONDS)
+    peer.join()
+    return status
 
 
 class Destination:
@@ -121,7 +129,6 @@ def test_a_destination_that_never_acknowledges_has_the_guest_and_the_migration_e
 
 def test_a_destination_that_acknowledges_and_goes_has_the_guest(source: Machine) -> None:
     """Nobody has to hear that it was heard."""
-    here, there = socket.socketpair()
 
     def acknowledge_and_go(connection: socket.socket) -> None:
         connection.sendall(message(Said(Message.SHUT, LOADED)))
@@ -131,11 +138,7 @@ def test_a_destination_that_acknowledges_and_goes_has_the_guest(source: Machine)
         connection.sendall(message(Said(Message.PONG, GO)))
         connection.close()
 
-    peer = threading.Thread(target=receive, args=(there, acknowledge_and_go))
-    peer.start()
-    source.migration.migrate(f"fd:{here.detach()}")
-    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
-    peer.join()
+    assert migrate_to_one_that(acknowledge_and_go, source) is Status.COMPLETED
     assert source.status is RunState.POSTMIGRATE
 
 
@@ -222,7 +225,6 @@ def test_a_descriptor_is_opened_once_as_its_number_may_be_of_something_else_afte
 ) -> None:
     """The connection breaks after the guest was given up, when a source comes back elsewhere."""
     impatient(monkeypatch)
-    here, there = socket.socketpair()
     opened: list[Address] = []
     connect = source.migration._connect
     monkeypatch.setattr(source.migration, "_connect", lambda address: opened.append(address) or connect(address))
@@ -231,11 +233,7 @@ def test_a_descriptor_is_opened_once_as_its_number_may_be_of_something_else_afte
         connection.sendall(message(Said(Message.SHUT, LOADED)))
         connection.close()
 
-    peer = threading.Thread(target=receive, args=(there, load_and_break))
-    peer.start()
-    source.migration.migrate(f"fd:{here.detach()}")
-    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
-    peer.join()
+    assert migrate_to_one_that(load_and_break, source) is Status.FAILED
     assert source.status is RunState.POSTMIGRATE
     assert len(opened) == 1
 
