@@ -114,8 +114,8 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-    for number in waiting:
-        signal.raise_signal(number)
+    for each in waiting:
+        signal.raise_signal(each)
 
 
 CONTEXT = {"help_option_names": ["-h", "-help", "--help"], "max_content_width": 110}
