@@ -24,8 +24,6 @@ from emulator.migration.examine import Contents, examine, printable
 from emulator.migration.registry import Owner
 from emulator.runstate import RunState
 
-LAYOUTS = ("classic", "mapped")
-
 HARMLESS = (
     (r"[^:]*:version_id", "another layout"),
     (r"cpu:env\.(misa_mxl_max|features|virt|virt_enabled)", "follows from the CPU"),
@@ -50,8 +48,8 @@ def convert(
 ) -> None:
     """Write what the stream `source` holds to `target` as a machine of type `to` has it; `say` hears what is lost.
 
-    `layout` is one of LAYOUTS, or None for the source's. Raises FileError, and leaves `target` as it was, if the guest
-    would miss something, unless that is forced; StreamError for a stream that cannot be read.
+    `layout` is `classic`, `mapped`, or None for the source's. Raises FileError, and leaves `target` as it was, if the
+    guest would miss something, unless that is forced; StreamError for a stream that cannot be read.
     """
     with files.mapped(source) as (data, fd):
         before = _examined(source, data)
