@@ -15,8 +15,6 @@ from typing import TypeVar
 
 import pytest
 
-pytest_plugins = ["emulators"]
-
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 PACKAGES = {
