@@ -47,7 +47,8 @@ def move(source: Emulator, destination: Emulator) -> None:
     status = source.migrate(destination.listen(ADDRESS))
     assert status == "completed", source.migration_error
     destination.wait_for_status("completed")
-    assert (source.run_state, destination.run_state) == ("postmigrate", "running")
+    assert source.run_state != "running"
+    wait_until(lambda: (source.run_state, destination.run_state) == ("postmigrate", "running"))  # QEMU takes a moment
 
 
 def begin_to_count(side: Emulator) -> None:
