@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
 from emulator.migration.blocklist import FLAGS, RamFlag, get_name, put_name
 from emulator.migration.errors import RamError, quote
+from emulator.migration.landing import MOST_PAGES, Expected
 from emulator.migration.pages import data_pages, rows_of, runs
 from emulator.migration.wire import Reader, Writer
 from emulator.migration.xbzrle import decode, get_delta
@@ -33,6 +34,8 @@ _CONTINUE, _EOS = int(RamFlag.CONTINUE), int(RamFlag.EOS)
 _NEXT_PAGE = _PAGE | _CONTINUE
 _NEXT_ZERO = _ZERO | _CONTINUE
 
+LONG_ROW = 64
+"""Pages in a row after which more are expected."""
 LARGE_PAGE = 512
 """Pages in a row that make large pages worth their while."""
 CHUNK_PAGES = 1024
@@ -201,6 +204,8 @@ class RamCollector:
             name: np.frombuffer(memory.view, np.uint8).reshape(-1, PAGE_SIZE) for name, memory in staged.items()
         }
         self._filled = {name: np.zeros(size // PAGE_SIZE, np.bool_) for name, size in sizes.items()}
+        self._row = ("", 0, 0)
+        """The latest pages that came one behind the other, however many at a time: block, first, end."""
 
     def read(self, reader: Reader) -> None:
         """Read the records of one part; raises RamError or TruncatedError."""
@@ -211,6 +216,7 @@ class RamCollector:
         """Read the records of one part run by run; behind each, what was read so far needs not be read again."""
         for run in self._records.runs(reader):
             first = run.address // PAGE_SIZE
+            row, self._row = self._row, ("", 0, 0)
             if isinstance(run, PageDelta):
                 run.apply(self._staged[run.block].view[run.address : run.address + PAGE_SIZE])
                 self._filled[run.block][first] = True
@@ -224,9 +230,33 @@ class RamCollector:
                 got = f"a page filled with 0x{run.pages[0, 0]:02x}"
                 raise RamError("the byte 0", got, field=run.block, offset=reader.offset - 1)
             else:
-                if len(run.pages) >= LARGE_PAGE:
-                    self._staged[run.block].use_large_pages()
                 part = slice(first, first + len(run.pages))
+                self._note_row(run.block, row[1] if row[::2] == (run.block, first) else first, part)
                 self._rows[run.block][part] = run.pages
-                self._filled[run.block][part] = True
             yield
+
+    def _note_row(self, block: str, begin: int, part: slice) -> None:
+        """Take note of pages that end a row which begins at page `begin`, and of whether it wants large pages."""
+        self._row = block, begin, part.stop
+        self._filled[block][part] = True
+        if part.stop - begin >= LARGE_PAGE:
+            self._staged[block].use_large_pages()
+
+    def expected(self) -> Expected | None:
+        """The pages that will come next if the stream goes on like this; None if it does not look like that.
+
+        Only pages that have never come are expected, and no more than came one behind the other of late.
+        """
+        block, begin, first = self._row
+        if first - begin < LONG_ROW:
+            return None
+        part = slice(first, first + min(first - begin, MOST_PAGES))
+        filled = self._filled[block][part]
+        count = int(filled.argmax()) if filled.any() else len(filled)
+        if not count:
+            return None
+        return Expected(block, first, first * PAGE_SIZE | _NEXT_PAGE, self._rows[block][part][:count])
+
+    def landed(self, expected: Expected, count: int) -> None:
+        """Take note that the first `count` pages of those have come, and are in their place."""
+        self._note_row(expected.block, self._row[1], slice(expected.first, expected.first + count))

@@ -1,6 +1,6 @@
 """Sending RAM in passes, straight from guest memory: the source's end of `ram.py`.
 
-Pages are handed to the channel as addresses and lengths, up to 512 at a time, each behind its header; nothing is
+Pages are handed to the channel as addresses and lengths, up to 4096 at a time, each behind its header; nothing is
 copied. The guest may write to a page while it is sent: whatever arrives then is sent again, as the page is dirty.
 
 With XBZRLE, from the second pass on, pages are copied first: what is compared, sent and remembered must be the same.
@@ -22,7 +22,10 @@ from emulator.migration.status import Figures, XbzrleFigures
 from emulator.migration.wire import Writer
 from emulator.migration.xbzrle import OVERFLOW, Deltas, put_heads
 
-CHUNK_PAGES = 512
+CHUNK_PAGES = 4096
+"""Pages that are handed over at once; each time takes 0.2 ms beside the guest."""
+DELTA_PAGES = 512
+"""The same where pages are copied first."""
 HEADER_BYTES = 8
 SLICE_SECONDS = 0.1
 """What a rate limit allows for in this time goes out at once, a page at least, and no more."""
@@ -164,10 +167,10 @@ class RamSender:
 
     def _pages_at_once(self) -> int:
         """How many pages go out before the limit is thought of again."""
-        limit = self._limit()
+        limit, most = self._limit(), CHUNK_PAGES if self._cache is None else DELTA_PAGES
         if not limit or self.unlimited:
-            return CHUNK_PAGES
-        return max(1, min(int(limit * SLICE_SECONDS) // PAGE_SIZE, CHUNK_PAGES))
+            return most
+        return max(1, min(int(limit * SLICE_SECONDS) // PAGE_SIZE, most))
 
     def _keep_rate(self, sent: int) -> None:
         """Rest until the limit, as it is from moment to moment, has allowed for all that was sent."""

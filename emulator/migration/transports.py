@@ -20,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.core.errors import ChannelError
-from emulator.migration.iovec import send_rows, write_rows, writev
+from emulator.migration.iovec import readv, send_rows, write_rows, writev
 
 Data = bytes | bytearray | memoryview
+
+SEND_BUFFER = 4 << 20
+"""Bytes on their way, or as many as the system allows: with fewer, both sides wait for each other in turn."""
 
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN, errno.EBADF)
@@ -36,6 +39,8 @@ class Channel:
 
     two_way = False
     """Whether what is written and what is read are two streams of the same peer; otherwise there is one direction."""
+    scatters = True
+    """Whether there is `readv`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -58,6 +63,10 @@ class Channel:
 
         0 when the stream has ended: the peer closed it, or `shutdown` was called.
         """
+        raise NotImplementedError
+
+    def readv(self, iovec: NDArray[np.uint64]) -> int:
+        """The same as `read_into` for all memory that the rows stand for, as far as the system takes them at once."""
         raise NotImplementedError
 
     def shutdown(self) -> None:
@@ -101,6 +110,8 @@ class SocketChannel(Channel):
     def __init__(self, connection: socket.socket, name: str) -> None:
         super().__init__(name)
         connection.settimeout(None)
+        if connection.family == socket.AF_UNIX:  # elsewhere the system finds out by itself
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._socket = connection
 
     def write(self, data: Data) -> None:
@@ -129,6 +140,16 @@ class SocketChannel(Channel):
             return self._socket.recv_into(view)
         except OSError as error:
             raise self._failure("read from", error) from error
+
+    def readv(self, iovec: NDArray[np.uint64]) -> int:
+        """See `Channel.readv`."""
+        while True:
+            try:
+                return readv(self._socket.fileno(), iovec)
+            except InterruptedError:
+                pass
+            except OSError as error:
+                raise self._failure("read from", error) from error
 
     def shutdown(self) -> None:
         """See `Channel.shutdown`."""
@@ -175,6 +196,10 @@ class DescriptorChannel(Channel):
     def read_into(self, view: memoryview) -> int:
         """See `Channel.read_into`."""
         return self._attempt("read from", select.POLLIN, partial(os.readv, self._fd, [view]))
+
+    def readv(self, iovec: NDArray[np.uint64]) -> int:
+        """See `Channel.readv`."""
+        return self._attempt("read from", select.POLLIN, partial(readv, self._fd, iovec))
 
     def _attempt(self, what: str, event: int, act: Callable[[], int]) -> int:
         """Do it as soon as it can be done."""

@@ -118,4 +118,4 @@ def test_without_a_limit_there_is_no_rest(wire: Wire, block: RamBlock) -> None:
     wire.limit, wire.sender.unlimited = 1, True
     send(wire, block)
     assert {now for now, _ in wire.sent} == {100.0}
-    assert len(wire.sent) == 2 * PAGES // ramsend.CHUNK_PAGES
+    assert len(wire.sent) == 2 * -(-PAGES // ramsend.CHUNK_PAGES)
