@@ -35,6 +35,8 @@ COMPARED_MIB = 1024
 """The largest RAM that the other emulator is measured with."""
 FILLED_MIB = 1
 """Of the guest's memory besides what it fills."""
+OBSERVE_SECONDS = 0.1
+"""Between two looks at a migration, each of which takes a millisecond that may be the guest's."""
 COLLECT_SECONDS = 0.1
 SLOW_DOWN_RUNS = 4
 """The best of so many counts: what is looked for is smaller than what other work on the host takes away."""
@@ -134,7 +136,7 @@ def migrate(source: Side, destination: Side, uri: str) -> Figures:
     while "Migration status: completed" not in (said := source.monitor.ask("info migrate")):
         if "failed" in said:
             raise RuntimeError(said)
-        time.sleep(0.02)
+        time.sleep(OBSERVE_SECONDS)
     times = {what: float(ms) for what, ms in re.findall(r"(total time|downtime): (\d+) ms", said)}
     return {"time": times["total time"], "downtime": times["downtime"]}
 

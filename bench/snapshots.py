@@ -23,7 +23,7 @@ from subjects import ENVIRONMENT, OURS, PREBUILT, Subject
 
 from emulator import Machine, Serial
 from emulator.migration import devices
-from emulator.migration.format import SectionReader, get_footer, put_end
+from emulator.migration.format import SectionReader, put_end
 from emulator.migration.registry import Registry
 from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
@@ -218,7 +218,8 @@ def device_state(repeats: int = 100) -> Times:
             for _ in range(repeats):
                 begin = time.perf_counter()
                 writer = Writer()
-                description = to_json(devices.put_devices(subject.registry, writer), page_size=4096)
+                devices.put_devices(subject.registry, writer)
+                description = to_json(devices.describe_devices(subject.registry), page_size=4096)
                 saved = time.perf_counter()
                 put_end(writer, description)
                 loading = time.perf_counter()
@@ -231,7 +232,6 @@ def device_state(repeats: int = 100) -> Times:
 def _load_devices(registry: Registry, reader: Reader) -> None:
     loader, sections = devices.DeviceLoader(registry), SectionReader()
     while heading := sections.next(reader):
-        loader.load(reader, heading)
-        get_footer(reader, heading)
+        loader.read(reader, heading)
     for owner, state in loader.states():
         owner.adopt(state)

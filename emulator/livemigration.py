@@ -16,6 +16,7 @@ from emulator.boards.machinetypes import WIRE_NAME
 from emulator.core.errors import EmulatorError, FileError
 from emulator.core.memory import RamBlock
 from emulator.migration.channel import Channel, Listener, TlsCredentials, connect, listen
+from emulator.migration.devices import rehearse_loading
 from emulator.migration.errors import MigrationError
 from emulator.migration.incoming import Incoming
 from emulator.migration.outgoing import Outgoing
@@ -191,6 +192,7 @@ class LiveMigration:
 
     def _take(self, listener: Listener) -> None:
         """Receive the guest of whoever connects first."""
+        rehearse_loading(self._machine.transfer.subject().registry)
         channel = listener.accept()
         self._arriving = received = Incoming(self._machine.transfer, channel, listener if channel.two_way else None)
         self.address = None
@@ -242,6 +244,7 @@ class _Guest:
     def __init__(self, machine: Machine) -> None:
         self.machine = WIRE_NAME
         self.blocks: Sequence[RamBlock] = tuple(machine.board.ram_blocks)
+        self.registry = machine.transfer.registry
         self.uuid = machine.config.uuid
         self.thaw, self.give_up = machine.transfer.thaw, machine.transfer.give_up
         self.take_input = machine.serial.port.take

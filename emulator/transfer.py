@@ -12,6 +12,7 @@ from emulator.core.errors import ConfigError
 from emulator.cpu.vcpu import MSIP, SEIP
 from emulator.machinestate import Changes, subject_of, was_running
 from emulator.migration import files, savevm
+from emulator.migration.registry import Registry
 from emulator.migration.savevm import Loaded, Subject
 from emulator.migration.snapshots import SnapshotDirectory
 from emulator.runner import MOVING, Runner
@@ -157,14 +158,22 @@ class Transfer:
 
         self.runner.call(begin)
 
+    @property
+    def registry(self) -> Registry:
+        """The sections of the machine, which may run."""
+        return self._subject().registry
+
+    def _subject(self, changes: Changes | None = None) -> Subject:
+        runner = self.runner
+        return subject_of(runner.time, runner.vcpu, runner.board, runner.status, changes)
+
     # On the machine's thread
 
     @contextmanager
     def held(self, changes: Changes | None = None) -> Iterator[Subject]:
         """The machine as streams see it, whose guest stands still, with these changes; see `Runner.held`."""
-        runner = self.runner
-        with runner.held():
-            yield subject_of(runner.time, runner.vcpu, runner.board, runner.status, changes)
+        with self.runner.held():
+            yield self._subject(changes)
 
     def _changes(self, *, for_qemu: bool = False) -> Changes | None:
         """What is changed in a stream that is, or may be, for a QEMU."""

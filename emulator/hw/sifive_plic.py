@@ -219,7 +219,8 @@ class SifivePlic(Device):
         # One bitmap of sources per threshold, so that the hot path never walks through the sources.
         self._above = [0] * (self.priorities + 1)
         for source in state.sources[1:]:
-            self._set_priority(source, source.priority)
+            if source.priority:
+                self._set_priority(source, source.priority)
         for context, output in enumerate(self.outputs):
             output.restore_level(self._level(context))
 

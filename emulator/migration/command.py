@@ -46,15 +46,15 @@ class ExecChannel(DescriptorChannel):
         super().shutdown()
         self._signal(signal.SIGTERM)
 
-    def close(self) -> None:
-        """See `Channel.close`; waits for the command, and raises ChannelError unless it succeeds.
+    def _close(self) -> None:
+        """Close it, wait for the command, and raise ChannelError unless it succeeds.
 
         That it was still writing when nobody read any more is no failure. A command that was given up and does not end
         is killed.
         """
         if self._fd < 0:
             return
-        super().close()
+        super()._close()
         status = self._wait()
         pipe_closed = self._reading and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
         if status and not pipe_closed and not self._given_up:

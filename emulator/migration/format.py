@@ -11,6 +11,8 @@ A payload has no length of its own: only who knows its description can tell wher
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -206,13 +208,20 @@ def put_footer(writer: Writer, section_id: int) -> None:
 
 def get_footer(reader: Reader, heading: Heading) -> None:
     """Read how the section of `heading` ends; raises FramingError if its payload is longer than was read."""
-    begin = reader.offset
-    try:
+    with naming(heading):
+        begin = reader.offset
         if (mark := reader.u8()) != Mark.FOOTER:
             raise FramingError("the section's footer, 0x7e", f"byte 0x{mark:02x}", offset=begin)
         begin = reader.offset
         if (section_id := reader.u32()) != heading.section_id:
             raise FramingError(f"the footer of section {heading.section_id}", section_id, offset=begin)
+
+
+@contextmanager
+def naming(heading: Heading) -> Iterator[None]:
+    """Let errors in a section name it."""
+    try:
+        yield
     except StreamError as error:
         error.section = error.section or str(heading)
         raise
@@ -283,7 +292,17 @@ def _get_order(reader: Reader) -> Order:
 
 def put_end(writer: Writer, description: bytes) -> None:
     """Append the end of the sections, and the stream's description of itself."""
+    put_end_mark(writer)
+    put_description(writer, description)
+
+
+def put_end_mark(writer: Writer) -> None:
+    """Append the end of the sections."""
     writer.u8(Mark.EOF)
+
+
+def put_description(writer: Writer, description: bytes) -> None:
+    """Append the stream's description of itself, which is JSON."""
     writer.u8(Mark.VMDESCRIPTION)
     writer.u32(len(description))
     writer.write(description)

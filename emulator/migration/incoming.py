@@ -7,7 +7,7 @@ nothing behind. See `returnpath.py` for what is said on the way back, and for wh
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -55,8 +55,6 @@ from emulator.migration.wire import Reader
 T = TypeVar("T")
 
 BUFFER_BYTES = 8 << 20
-DOUBTFUL_BYTES = 512
-"""An error so close to the end of what has arrived may only mean that more is on its way."""
 REDELIVERY_SECONDS = 30.0
 """How long the destination waits for the source to come back after a connection broke at the last moment."""
 WORD_SECONDS = 5.0
@@ -138,9 +136,9 @@ class _Inbox:
             except TruncatedError as error:
                 self.more(error)
             except StreamError as error:
-                if error.offset is None or error.offset + DOUBTFUL_BYTES < self.offset + self._end - self._begin:
+                if not reader.ran_dry:
                     raise
-                self.more(error)
+                self.more(error)  # what was not there may only be on its way
             else:
                 self.consume(reader.offset)
                 return result
@@ -228,7 +226,13 @@ class Incoming:
             heading = self._next("a part of RAM", Mark.PART, Mark.END)
             self._read_pages(collector, heading)
         loaded = Loaded(self._staged)
-        loaded.states = inbox.parse(lambda reader: _get_devices(reader, subject, self._sections)).states()
+        devices = DeviceLoader(subject.registry)
+        while section := inbox.parse(self._sections.next):
+            inbox.parse(functools.partial(devices.read, heading=section))
+        devices.check_complete(inbox.offset)
+        loaded.states = devices.states()
+        if self._token is None:
+            inbox.parse(_skip_description)
         return loaded
 
     def _next(self, expected: str, *marks: Mark) -> Heading:
@@ -286,6 +290,7 @@ class Incoming:
             self._say(Said(Message.PONG, value))
             if value == HELLO and self._answers:
                 self._greeted = True
+                self._channel.prepare()
                 self._say(Said(Message.PONG, ANSWER))
 
     def _say(self, said: Said) -> None:
@@ -339,22 +344,11 @@ def _get_whole_header(reader: Reader) -> Configuration:
     return configuration
 
 
-def _get_devices(reader: Reader, subject: Subject, sections: SectionReader) -> DeviceLoader:
-    """Read all sections behind RAM, the end mark and the stream's description of itself."""
-    sections = copy.deepcopy(sections)  # this may be called again, from the first of them on
-    devices = DeviceLoader(subject.registry)
-    while heading := sections.next(reader):
-        try:
-            devices.load(reader, heading)
-        except StreamError as error:
-            error.section = error.section or str(heading)
-            raise
-        get_footer(reader, heading)
-    devices.check_complete(reader.offset)
+def _skip_description(reader: Reader) -> None:
+    """Pass over the stream's description of itself, which nothing is made of."""
     begin = reader.offset
     if (mark := reader.u8()) != Mark.VMDESCRIPTION:
         raise FramingError("the stream's description", f"byte 0x{mark:02x}", offset=begin)
     if (length := reader.u32()) > DESCRIPTION_LIMIT:
         raise FramingError(f"a description of at most {DESCRIPTION_LIMIT} bytes", length, offset=begin)
     reader.skip(length)
-    return devices

@@ -11,6 +11,7 @@ two mini-qemus add.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import secrets
 import threading
@@ -24,11 +25,21 @@ from emulator.core.errors import EmulatorError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration import blocklist
 from emulator.migration.channel import Channel
-from emulator.migration.devices import put_devices
+from emulator.migration.devices import describe_devices, device_sections, rehearse_saving
 from emulator.migration.dirty import DirtyLog, open_dirty_log
 from emulator.migration.errors import MigrationError, TruncatedError
-from emulator.migration.format import Command, Configuration, Mark, Order, put_end, put_header, put_order
+from emulator.migration.format import (
+    Command,
+    Configuration,
+    Mark,
+    Order,
+    put_description,
+    put_end_mark,
+    put_header,
+    put_order,
+)
 from emulator.migration.ramsend import RamSender
+from emulator.migration.registry import Registry
 from emulator.migration.returnpath import (
     ABANDONED,
     ANSWER,
@@ -67,6 +78,8 @@ class Guest(Protocol):
     machine: str
     """The machine type in the stream's configuration."""
     blocks: Sequence[RamBlock]
+    registry: Registry
+    """Its sections; what state they are in may be looked at only when it is frozen."""
     uuid: bytes
     """Sent if the destination is to check it; all zeros if the machine has none."""
 
@@ -120,7 +133,6 @@ class Outgoing:
         self._handed_over = False
         self._deciding = threading.Lock()
         """Held while it is decided whether the guest is given up or the migration cancelled: never both."""
-        self._watchdog: threading.Timer | None = None
 
     def run(self) -> None:
         """Carry out the migration, and leave the guest on exactly one side."""
@@ -146,8 +158,6 @@ class Outgoing:
         self._hear_last_words()
 
     def _clean_up(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
         self._guest.throttle(0)
         if self._channel is not None:
             with contextlib.suppress(EmulatorError, OSError):
@@ -182,11 +192,16 @@ class Outgoing:
             sender.write(self._setup())
             if channel.two_way:
                 self._meet()
+            channel.prepare()
+            rehearse_saving(self._guest.registry)
             self._figures.setup_time = self._progress.elapsed()
             self._advance(Status.ACTIVE)
             self._send_passes(sender, log)
-            self._switch_over(sender, log)
-            self._hand_over()
+            subject = self._freeze()
+            seconds = SWITCHOVER_SECONDS + self._settings.number("downtime-limit") / 1000
+            with channel.within(seconds, functools.partial(self._lose_patience, seconds)):
+                self._send_rest(sender, log, subject)
+                self._hand_over()
         finally:
             log.close()
 
@@ -271,8 +286,8 @@ class Outgoing:
         figures.throttle = min(wanted, number("max-cpu-throttle"))
         self._guest.throttle(figures.throttle)
 
-    def _switch_over(self, sender: RamSender, log: DirtyLog) -> None:
-        """Stop the guest, and send what is left of it."""
+    def _freeze(self) -> Subject:
+        """Stop the guest for the switchover, if need be until that may go on."""
         assert self._channel is not None
         self._frozen_at = time.monotonic()
         subject = self._guest.freeze(for_qemu=self._channel.two_way and not self._peer_waits)
@@ -281,19 +296,25 @@ class Outgoing:
             self._progress.wait_while(Status.PRE_SWITCHOVER)
             if self._progress.status is not Status.DEVICE:
                 raise MigrationError("cancelled")
-        seconds = SWITCHOVER_SECONDS + self._settings.number("downtime-limit") / 1000
-        self._watchdog = threading.Timer(seconds, self._lose_patience, (seconds,))
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        return subject
+
+    def _send_rest(self, sender: RamSender, log: DirtyLog, subject: Subject) -> None:
+        """Send what is left of the frozen guest."""
         self._collect(log)
         sender.unlimited = True
         writer = Writer()
         put_last_ram_heading(writer, subject)
         self._send_ram(sender, log, writer)
+        for section in device_sections(subject.registry):
+            sender.write(section)  # which the destination loads while the next one is saved
         writer = Writer()
-        put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
+        put_end_mark(writer)
         self._may_be_loaded = True
         sender.write(writer.data)
+        if not self._peer_waits:  # a mini-qemu does without
+            writer = Writer()
+            put_description(writer, to_json(describe_devices(subject.registry), page_size=PAGE_SIZE))
+            sender.write(writer.data)
 
     def _lose_patience(self, seconds: float) -> None:
         assert self._channel is not None
@@ -318,11 +339,13 @@ class Outgoing:
                 raise MigrationError("cancelled")
             self._handed_over = True
         # The destination has everything: from here on the guest is not ours, whatever happens.
-        with contextlib.suppress(EmulatorError):  # nothing runs in a machine that has been closed
-            self._guest.give_up()
-        if self._peer_waits:
-            self._say_go()
-        self._figures.downtime = time.monotonic() - self._frozen_at
+        try:
+            if self._peer_waits:
+                self._say_go()
+        finally:
+            self._figures.downtime = time.monotonic() - self._frozen_at
+            with contextlib.suppress(EmulatorError):  # nothing runs in a machine that has been closed
+                self._guest.give_up()
 
     def _meet(self) -> None:
         """Wait until the destination has read the head of the stream, and learn whether it is a mini-qemu."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from emulator.migration.vmstate import VMStateDescription
 
@@ -54,8 +54,7 @@ class Sent:
         self._part.adopt(state)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One section that a machine sends and expects."""
 
     name: str
@@ -81,6 +80,7 @@ class Registry:
         self._versions = versions or {}
         self.optional = optional
         self._entries: list[Entry] = []
+        self._instances: Counter[str] = Counter()
         self.owners: list[Owner] = []
         """Everybody with state, in the order of registration, which is also that of adopting."""
 
@@ -89,10 +89,18 @@ class Registry:
         if owner.vmstate:
             self.owners.append(owner)
         for name, description in owner.vmstate.items():
-            instance = sum(entry.name == name for entry in self._entries)
+            instance = self._instances[name]
+            self._instances[name] += 1
             version = self._versions.get(name, description.version_id)
             section_id = FIRST_SECTION_ID + len(self._entries)
             self._entries.append(Entry(name, instance, section_id, version, description, owner))
+
+    def renewed(self) -> Registry:
+        """The same sections, with all owners in a fresh state."""
+        renewed = Registry(self._versions, optional=self.optional)
+        for owner in self.owners:
+            renewed.register(Sent(owner, owner.fresh()))
+        return renewed
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(sorted(self._entries, key=lambda entry: -entry.description.priority))

@@ -11,7 +11,8 @@ the guest is its own when the source says `GO`: until it has heard that everythi
 guest back, and from then on it never does. If the connection breaks before `GO` has been acknowledged, the source comes
 back with `REDELIVERY` and the token; and with `ABANDONED` if it has taken the guest back. Behind `GO` and `REDELIVERY`
 stands what was typed at the guest and has not reached it, so that it is there before whatever is typed at the
-destination. The source's last word, `HEARD`, tells the destination that nobody will come back.
+destination. The source's last word, `HEARD`, tells the destination that nobody will come back. The stream between them
+has no description of itself at the end: nobody reads it there, and the guest would stand still while it is made.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory, close_later
 from emulator.core.uuids import NO_UUID, format_uuid
 from emulator.migration import blocklist, mappedram, seal
-from emulator.migration.devices import DeviceLoader, put_devices
+from emulator.migration.devices import DeviceLoader, describe_devices, put_devices
 from emulator.migration.errors import (
     ChecksumError,
     FieldMismatchError,
@@ -38,6 +38,7 @@ from emulator.migration.format import (
     get_description,
     get_footer,
     get_header,
+    naming,
     put_end,
     put_footer,
     put_header,
@@ -85,7 +86,8 @@ def save(subject: Subject, write: Write) -> None:
     end_ram(writer)
     put_last_ram_heading(writer, subject)
     end_ram(writer)
-    put_end(writer, to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE))
+    put_devices(subject.registry, writer)
+    put_end(writer, to_json(describe_devices(subject.registry), page_size=PAGE_SIZE))
     write(writer.data)
 
 
@@ -110,7 +112,8 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
     end_ram(writer)
     put_last_ram_heading(writer, subject)
     end_ram(writer)
-    description = to_json(put_devices(subject.registry, writer), page_size=PAGE_SIZE)
+    put_devices(subject.registry, writer)
+    description = to_json(describe_devices(subject.registry), page_size=PAGE_SIZE)
     put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
     tail = bytes(writer.data)
     parts = [head, *entries, Part(end, seal.sealed((head.data, *(entry.data for entry in entries)), tail))]
@@ -305,15 +308,10 @@ def _read_sections(reader: Reader, ram: _Ram, devices: DeviceLoader) -> None:
     """Read all sections and what is behind them, and check that nothing is missing."""
     sections = SectionReader()
     while heading := sections.next(reader):
-        try:
-            if heading.name == blocklist.SECTION and not heading.instance_id:
-                _read_ram(reader, ram, heading)
-            else:
-                devices.load(reader, heading)
-        except StreamError as error:
-            error.section = error.section or str(heading)
-            raise
-        get_footer(reader, heading)
+        if heading.name == blocklist.SECTION and not heading.instance_id:
+            _read_ram(reader, ram, heading)
+        else:
+            devices.read(reader, heading)
     end = reader.offset
     get_description(reader)
     if not ram.ended:
@@ -322,7 +320,9 @@ def _read_sections(reader: Reader, ram: _Ram, devices: DeviceLoader) -> None:
 
 
 def _read_ram(reader: Reader, ram: _Ram, heading: Heading) -> None:
-    if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
-        got = f"{heading.version_id}, {heading.mark.name}"
-        raise VersionError(f"version {blocklist.VERSION}, in parts", got, offset=reader.offset)
-    ram.load(reader, heading)
+    with naming(heading):
+        if heading.version_id != blocklist.VERSION or heading.mark == Mark.FULL:
+            got = f"{heading.version_id}, {heading.mark.name}"
+            raise VersionError(f"version {blocklist.VERSION}, in parts", got, offset=reader.offset)
+        ram.load(reader, heading)
+    get_footer(reader, heading)

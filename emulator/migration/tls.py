@@ -217,14 +217,14 @@ class TlsChannel(SocketChannel):
         if self._outgoing.pending:  # a peer that has gone minds even nothing at all
             self._socket.sendall(self._outgoing.read(), _NO_SIGNAL)
 
-    def close(self) -> None:
-        """See `Channel.close`; the peer is told that this is the end."""
+    def _close(self) -> None:
+        """Close it; the peer is told that this is the end."""
         if not self._given_up and self._socket.fileno() >= 0:
             with contextlib.suppress(OSError), self._sending:
                 with contextlib.suppress(ssl.SSLError), self._engine:
                     self._tls.unwrap()
                 self._send_pending()
-        super().close()
+        super()._close()
 
     def _reason(self, error: OSError) -> str:
         if isinstance(error, ssl.SSLError):

@@ -12,14 +12,15 @@ import os
 import select
 import socket
 import stat
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emulator.core.errors import ChannelError
+from emulator.core.patience import Patience
 from emulator.migration.iovec import readv, send_rows, write_rows, writev
 
 Data = bytes | bytearray | memoryview
@@ -46,6 +47,7 @@ class Channel:
         self.name = name
         """The stream's URI, fit for a message."""
         self._given_up = False
+        self._patience: Patience | None = None
 
     def write(self, data: Data) -> None:
         """Write all of it."""
@@ -73,22 +75,31 @@ class Channel:
         """Give the stream up: whoever is blocked in it returns, with an error or with 0. Harmless when repeated."""
         raise NotImplementedError
 
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Give the stream up unless the `with` block ends within so many seconds."""
-        alarm = threading.Timer(seconds, self.shutdown)
-        alarm.daemon = True
-        alarm.start()
-        try:
-            yield
-        finally:
-            alarm.cancel()
+    def prepare(self) -> None:
+        """Do now what the first `within` would take time for."""
+        self._patience = self._patience or Patience()
+
+    def within(self, seconds: float, on_late: Callable[[], None] | None = None) -> AbstractContextManager[None]:
+        """Call `on_late`, or give the stream up, unless the `with` block ends within so many seconds.
+
+        To be used by one thread at a time; one within another takes its place.
+        """
+        self.prepare()
+        assert self._patience is not None
+        return self._patience.limit(seconds, on_late or self.shutdown)
 
     def close(self) -> None:
         """Bring what was written to safety, and give back what the stream has taken; harmless when repeated.
 
         No other thread is in the stream any more. After `shutdown` nothing is brought to safety, nor raised.
         """
+        try:
+            self._close()
+        finally:
+            if self._patience is not None:
+                self._patience.close()
+
+    def _close(self) -> None:
         raise NotImplementedError
 
     def _failure(self, what: str, error: OSError) -> ChannelError:
@@ -157,8 +168,8 @@ class SocketChannel(Channel):
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        """See `Channel.close`; what the system has taken, it goes on sending."""
+    def _close(self) -> None:
+        """Close it; what the system has taken, it goes on sending."""
         self._socket.close()
 
 
@@ -225,8 +236,8 @@ class DescriptorChannel(Channel):
         with contextlib.suppress(OSError):
             self._waker.send(b"!")
 
-    def close(self) -> None:
-        """See `Channel.close`; a file that was written to is on the disk afterwards."""
+    def _close(self) -> None:
+        """Close it; a file that was written to is on the disk afterwards."""
         if self._fd < 0:
             return
         try:

@@ -17,14 +17,18 @@ _U64 = struct.Struct(">Q")
 
 
 class Reader:
-    """Reads values one after the other from `data`; `base` is the offset of its first byte in the whole stream."""
+    """Reads values one after the other from `data`; `base` is the offset of its first byte in the whole stream.
 
-    __slots__ = ("_base", "_data", "_position")
+    `ran_dry` tells whether somebody has looked for bytes behind the end, and taken it that there are none.
+    """
+
+    __slots__ = ("_base", "_data", "_position", "ran_dry")
 
     def __init__(self, data: bytes | bytearray | memoryview, *, base: int = 0) -> None:
         self._data = memoryview(data).cast("B")
         self._position = 0
         self._base = base
+        self.ran_dry = False
 
     @property
     def offset(self) -> int:
@@ -72,12 +76,17 @@ class Reader:
     def peek(self, ahead: int = 0) -> int | None:
         """The byte `ahead` of the next one, or None past the end; nothing is consumed."""
         position = self._position + ahead
-        return self._data[position] if position < len(self._data) else None
+        if position < len(self._data):
+            return self._data[position]
+        self.ran_dry = True
+        return None
 
     def peek_bytes(self, ahead: int, length: int) -> bytes:
         """Up to `length` bytes, fewer at the end, from `ahead` bytes after the next one; nothing is consumed."""
         begin = self._position + ahead
-        return self._data[begin : begin + length].tobytes()
+        found = self._data[begin : begin + length].tobytes()
+        self.ran_dry |= len(found) < length
+        return found
 
     def rest(self) -> memoryview:
         """Everything that has not been read yet, not copied; nothing is consumed."""

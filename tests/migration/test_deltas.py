@@ -18,11 +18,11 @@ from emulator.migration.format import Configuration, Heading, Mark, put_end, put
 from emulator.migration.pagemap import Kind
 from emulator.migration.pages import rows_of
 from emulator.migration.ram import RamCollector
-from emulator.migration.ramsend import CHUNK_PAGES, RamSender
+from emulator.migration.ramsend import DELTA_PAGES, RamSender
 from emulator.migration.status import Figures
 from emulator.migration.wire import Reader, Writer
 
-PAGES = CHUNK_PAGES + 100
+PAGES = DELTA_PAGES + 100
 
 
 class Wire:

@@ -62,3 +62,13 @@ def test_an_error_is_one_line_whatever_came() -> None:
     assert len(str(error)) < 120
     assert quote("pci") == "pci"
     assert quote(b"\n") == "b'\\n'"
+
+
+def test_a_reader_tells_that_it_was_looked_past_the_end() -> None:
+    reader = Reader(b"ab")
+    assert (reader.peek(1), reader.peek_bytes(0, 2), reader.ran_dry) == (0x62, b"ab", False)
+    assert reader.peek(2) is None
+    assert reader.ran_dry
+    reader = Reader(b"ab")
+    assert reader.peek_bytes(1, 2) == b"b"
+    assert reader.ran_dry

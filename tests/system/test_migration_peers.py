@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -23,8 +24,10 @@ from emulator.transfer import Transfer
 
 TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
 PATIENCE_SECONDS = 60
-END = b'"page_size":'
-"""Near the end of every stream."""
+END = re.compile(rb"globalstate.{100,}\x7e.{4}\0$", re.DOTALL)
+"""What is sent last: the footer of this section, and the mark behind all of them."""
+TAIL = 4096
+"""Bytes of the stream that certainly hold that."""
 
 
 @pytest.fixture
@@ -45,8 +48,8 @@ def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) 
         stream += connection.recv(4096)
     token = int.from_bytes(stream.partition(hello)[2][5:9], "big")
     connection.sendall(b"".join(message(Said(Message.PONG, value)) for value in (HELLO, ANSWER, token)))
-    while END not in stream:
-        stream = stream[-len(END) :] + connection.recv(65536)
+    while not END.search(stream):
+        stream = stream[-TAIL:] + connection.recv(65536)
     with contextlib.suppress(OSError):
         ending(connection)
 
