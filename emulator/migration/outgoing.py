@@ -68,6 +68,8 @@ REDELIVERY_SECONDS = 30.0
 WORD_SECONDS = 10.0
 """How long it waits for an answer before it tries a new connection."""
 RETRY_SECONDS = 0.1
+FEW_BYTES = 64 * PAGE_SIZE
+"""For more than that another pass is made if the last one has halved what was left, though the limit would be kept."""
 PASSES_BEFORE_THROTTLE = 2
 """Passes in a row in which the guest writes more than half of what is sent, before auto-converge slows it down."""
 
@@ -228,13 +230,13 @@ class Outgoing:
         return bytes(writer.data)
 
     def _send_passes(self, sender: RamSender, log: DirtyLog) -> None:
-        """Send RAM until what is left can be sent within the downtime limit."""
+        """Send RAM until what is left can be sent within the downtime limit, and does not soon get less."""
         figures, blocks = self._figures, blocklist.in_sending_order(self._guest.blocks)
         figures.total = figures.remaining = sum(block.size for block in blocks)
         self._pages = {block.name: np.ones(block.size // PAGE_SIZE, np.bool_) for block in blocks}
         behind, uses_deltas = 0, self._settings.capabilities["xbzrle"]
         for number in itertools.count():
-            begun, sent = time.monotonic(), figures.transferred
+            begun, sent, before = time.monotonic(), figures.transferred, figures.remaining
             this = figures.begin_pass(self._progress.elapsed())
             writer = Writer()
             put_ram_heading(writer, Mark.PART)
@@ -253,7 +255,8 @@ class Outgoing:
                 sender.use_deltas(self._settings.number("xbzrle-cache-size"))
             if self._cancelled.is_set():
                 raise MigrationError("cancelled")
-            if figures.expected_downtime * 1000 <= self._settings.number("downtime-limit"):
+            gets_less = figures.remaining > FEW_BYTES and 2 * figures.remaining <= before
+            if figures.expected_downtime * 1000 <= self._settings.number("downtime-limit") and not gets_less:
                 return
             behind = behind + 1 if 2 * figures.remaining > moved else 0
             if behind >= PASSES_BEFORE_THROTTLE and self._settings.capabilities["auto-converge"]:

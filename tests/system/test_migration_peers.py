@@ -7,15 +7,20 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from emulator import Machine, Serial
+from emulator.boards.layout import RAM_BLOCK
 from emulator.core.errors import ChannelError, ConfigError
+from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration import incoming, outgoing
 from emulator.migration.channel import Address
+from emulator.migration.comparison import ComparisonLog
 from emulator.migration.errors import MigrationError
 from emulator.migration.returnpath import ANSWER, GO, HELLO, LOADED, REFUSED, Message, Said, message
 from emulator.migration.status import Status
@@ -350,3 +355,28 @@ def test_a_guest_that_becomes_another_while_it_is_sent_arrives_as_that_or_stays(
     machine.stop()
     machine.serial.write("echo here\r")
     machine.run(until=Serial("here\r\n"), timeout=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("written", "passes"),
+    [([1000, 400, 150, 60, 7], 4), ([1000, 900, 7], 2), ([60, 7], 1), ([2000, 900, 450, 449, 7], 4)],
+)
+def test_passes_are_made_as_long_as_each_halves_what_is_left(
+    source: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: list[int], passes: int
+) -> None:
+    """So many pages are written during each pass; all of them could be sent within the downtime limit."""
+
+    class Scripted(ComparisonLog):
+        def __init__(self, blocks: Sequence[RamBlock]) -> None:
+            super().__init__(blocks)
+            self._left = [*written, 0]
+
+        def collect(self, block: RamBlock) -> NDArray[np.bool_]:
+            count = self._left.pop(0) if block.name == RAM_BLOCK else 0
+            return np.arange(block.size // PAGE_SIZE) < count
+
+    monkeypatch.setattr(outgoing, "open_dirty_log", Scripted)
+    source.migration.settings.set({"downtime-limit": 100_000})
+    source.migration.migrate(f"file:{tmp_path / 'guest'}")
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    assert source.migration.progress.figures.pass_count == passes
