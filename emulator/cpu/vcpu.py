@@ -77,6 +77,10 @@ class Vcpu:
         self._shown: set[int] = set()
         self.engine = Engine(self, xlen=xlen, counting=counting)
         self.env = self.engine.env
+        self._block: int | None = None
+        """Where the block begins that was traced last."""
+        self._stopped_in: int | None = None
+        """The same, if it was stopped before its first instruction: it is going to begin again."""
         self.parts = CommonPart(self), RegisterPart(self)
         """What the hart has in a stream."""
         self._map_all()
@@ -90,6 +94,7 @@ class Vcpu:
         self.halted = False
         left = self.engine.run(budget)
         self._retired += self.engine.executed
+        self._stopped_in = self._block if self.env["pc"] == self._block else None
         if self._raised or self._lowered:
             self.engine.set_interrupts(self._raised, self._lowered)
             self._raised = self._lowered = 0
@@ -344,7 +349,8 @@ class Vcpu:
         return physical if address is None else address
 
     def _on_block(self, address: int, size: int) -> None:
-        if log.enabled(log.interrupts):
+        self._block, stopped_in, self._stopped_in = address, self._stopped_in, None
+        if log.enabled(log.interrupts) and address != stopped_in:
             log_interrupt(self.env)
         if log.enabled(log.executed):
             log.executed.debug("Trace %d: 0x%x %s", self.hart, address, MODES[self.env["priv"]])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from emulator.core import log
+from emulator.cpu.vcpu import Vcpu
 
 HANDLER = 0x8000_0400
 CODE = 0x8000_0800
@@ -113,3 +114,23 @@ def test_code_is_shown_once_for_each_place_in_memory(follow: Any, guest: Any, as
     assert "addi    a0, a0, 1" in shown[0]
     assert "addi    a0, a0, 2" in shown[1]
     assert sum("0x0000000080000404" in line for line in lines) == 1  # in the handler
+
+
+def test_an_interrupt_is_told_once_though_its_handler_is_stopped_before_it_begins(
+    follow: Any, guest: Any, asm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = follow(log.interrupts)
+    begun, enter = [], Vcpu._on_block
+
+    def on_block(vcpu: Vcpu, address: int, size: int) -> None:
+        enter(vcpu, address, size)
+        if address == HANDLER:
+            begun.append(address)
+            if len(begun) == 1:
+                vcpu.engine.stop_after_this_instruction()
+
+    monkeypatch.setattr(Vcpu, "_on_block", on_block)
+    raise_msip = [asm.li("t0", 8), asm.csrrs("zero", "mie", "t0"), asm.csrrs("zero", "mstatus", "t0")]
+    guest.run(*raise_msip, asm.li("t0", 0x200_0000), asm.li("t1", 1), asm.sw("t1", 0, "t0"), asm.j(0))
+    assert len(begun) == 2
+    assert len(lines) == 1
