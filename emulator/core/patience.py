@@ -44,10 +44,9 @@ class Patience:
     def close(self) -> None:
         """End the thread; harmless when repeated, and on the thread itself."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._alarm.set(0)
+            if not self._closed:
+                self._closed = True
+                self._alarm.set(0)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
