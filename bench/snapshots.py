@@ -25,7 +25,6 @@ from emulator import Machine, Serial
 from emulator.migration import devices
 from emulator.migration.format import SectionReader, put_end
 from emulator.migration.registry import Registry
-from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
 
 MIB = 1 << 20
@@ -219,7 +218,7 @@ def device_state(repeats: int = 100) -> Times:
                 begin = time.perf_counter()
                 writer = Writer()
                 devices.put_devices(subject.registry, writer)
-                description = to_json(devices.describe_devices(subject.registry), page_size=4096)
+                description = devices.describe_devices(subject.registry)
                 saved = time.perf_counter()
                 put_end(writer, description)
                 loading = time.perf_counter()

@@ -78,7 +78,7 @@ class Vcpu:
         self.engine = Engine(self, xlen=xlen, counting=counting)
         self.env = self.engine.env
         self._block: int | None = None
-        """Where the block begins that was traced last."""
+        """Where the block begins that was traced last; None without tracing."""
         self._stopped_in: int | None = None
         """The same, if it was stopped before its first instruction: it is going to begin again."""
         self.parts = CommonPart(self), RegisterPart(self)
@@ -94,7 +94,8 @@ class Vcpu:
         self.halted = False
         left = self.engine.run(budget)
         self._retired += self.engine.executed
-        self._stopped_in = self._block if self.env["pc"] == self._block else None
+        if self._block is not None:
+            self._stopped_in = self._block if self.env["pc"] == self._block else None
         if self._raised or self._lowered:
             self.engine.set_interrupts(self._raised, self._lowered)
             self._raised = self._lowered = 0

@@ -21,6 +21,10 @@ SECTION_ID = 1
 
 FLAGS = PAGE_SIZE - 1
 """The bits of a record's first word that are flags; the others are an address or a size."""
+HEADER_BYTES = 8
+"""That word."""
+PAGE_RECORD = HEADER_BYTES + PAGE_SIZE
+"""Bytes of the record of a page that follows another one of its block."""
 TABLE = "/rom@"
 """How the names of blocks begin that hold tables for firmware."""
 BLOCK_LIMIT = 256

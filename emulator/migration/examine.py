@@ -25,6 +25,7 @@ from emulator.migration.format import (
     get_description,
     get_footer,
     get_header,
+    naming,
 )
 from emulator.migration.pagemap import BlockMap, RamReader
 from emulator.migration.vmdesc import decode, parse, sections_of
@@ -121,11 +122,8 @@ class _Examiner:
         trouble = self._read_description()
         sections = SectionReader()
         while heading := sections.next(reader):
-            try:
+            with naming(heading):
                 self._section(heading)
-            except StreamError as error:
-                error.section = error.section or str(heading)
-                raise
         get_description(reader)
         if trouble is not None:
             raise trouble

@@ -29,7 +29,7 @@ from emulator.migration.format import (
     get_footer,
     get_header,
 )
-from emulator.migration.landing import RECORD, Expected, Landing
+from emulator.migration.landing import Expected, Landing
 from emulator.migration.ram import RamCollector
 from emulator.migration.returnpath import (
     ABANDONED,
@@ -122,7 +122,7 @@ class _Inbox:
         if (done := self._landing.read(self._channel.readv, begun, expected)) is None:
             return None
         landed, rest = done
-        self.offset += landed * RECORD
+        self.offset += landed * blocklist.PAGE_RECORD
         self._begin, self._end = 0, len(rest)
         self._view[: self._end] = rest
         return landed

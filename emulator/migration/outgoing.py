@@ -58,7 +58,6 @@ from emulator.migration.returnpath import (
 from emulator.migration.savevm import Subject, end_ram, put_last_ram_heading, put_ram_heading
 from emulator.migration.settings import Settings
 from emulator.migration.status import Progress, Status
-from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
 
 SWITCHOVER_SECONDS = 15.0
@@ -316,7 +315,7 @@ class Outgoing:
         sender.write(writer.data)
         if not self._peer_waits:  # a mini-qemu does without
             writer = Writer()
-            put_description(writer, to_json(describe_devices(subject.registry), page_size=PAGE_SIZE))
+            put_description(writer, describe_devices(subject.registry))
             sender.write(writer.data)
 
     def _lose_patience(self, seconds: float) -> None:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from emulator.core.memory import PAGE_SIZE
 from emulator.migration import mappedram
-from emulator.migration.blocklist import VERSION, get_block_list, get_eos
+from emulator.migration.blocklist import PAGE_RECORD, VERSION, get_block_list, get_eos
 from emulator.migration.errors import RamError, UnknownSectionError, VersionError
 from emulator.migration.format import Heading, Mark
 from emulator.migration.mappedram import Area, get_areas
 from emulator.migration.pages import runs
-from emulator.migration.ram import PAGE_RECORD, PageDelta, PageRun, RecordReader
+from emulator.migration.ram import PageDelta, PageRun, RecordReader
 from emulator.migration.wire import Reader
 from emulator.migration.xbzrle import decode
 

@@ -18,16 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
-from emulator.migration.blocklist import FLAGS, RamFlag, get_name, put_name
+from emulator.migration.blocklist import FLAGS, HEADER_BYTES, PAGE_RECORD, RamFlag, get_name, put_name
 from emulator.migration.errors import RamError, quote
 from emulator.migration.landing import MOST_PAGES, Expected
 from emulator.migration.pages import data_pages, rows_of, runs
 from emulator.migration.wire import Reader, Writer
 from emulator.migration.xbzrle import decode, get_delta
 
-_HEADER = 8
-PAGE_RECORD = _HEADER + PAGE_SIZE
-_ZERO_RECORD = _HEADER + 1
+_ZERO_RECORD = HEADER_BYTES + 1
 # Plain numbers: there is a record for each scattered page, and arithmetic with enumerations is slow.
 _PAGE, _ZERO, _XBZRLE = int(RamFlag.PAGE), int(RamFlag.ZERO), int(RamFlag.XBZRLE)
 _CONTINUE, _EOS = int(RamFlag.CONTINUE), int(RamFlag.EOS)
@@ -97,28 +95,28 @@ def _alternating(has_data: NDArray[np.bool_]) -> Iterator[tuple[bool, int, int]]
 def _page_records(rows: NDArray[np.uint8], first: int, end: int) -> bytearray:
     records = bytearray((end - first) * PAGE_RECORD)
     table = np.frombuffer(records, np.uint8).reshape(-1, PAGE_RECORD)
-    table[:, :_HEADER] = _headers(first, end, _NEXT_PAGE)
-    table[:, _HEADER:] = rows[first:end]
+    table[:, :HEADER_BYTES] = _headers(first, end, _NEXT_PAGE)
+    table[:, HEADER_BYTES:] = rows[first:end]
     return records
 
 
 def _zero_records(first: int, end: int) -> bytearray:
     records = bytearray((end - first) * _ZERO_RECORD)
-    np.frombuffer(records, np.uint8).reshape(-1, _ZERO_RECORD)[:, :_HEADER] = _headers(first, end, _NEXT_ZERO)
+    np.frombuffer(records, np.uint8).reshape(-1, _ZERO_RECORD)[:, :HEADER_BYTES] = _headers(first, end, _NEXT_ZERO)
     return records
 
 
 def _headers(first: int, end: int, flags: int) -> NDArray[np.uint8]:
     words = np.arange(first, end, dtype=np.uint64) * PAGE_SIZE + int(flags)
-    return words.astype(">u8").view(np.uint8).reshape(-1, _HEADER)
+    return words.astype(">u8").view(np.uint8).reshape(-1, HEADER_BYTES)
 
 
 def _with_name(records: bytearray, name: str) -> bytearray:
     """The same records, of which the first names its block."""
     writer = Writer()
-    writer.u64(int.from_bytes(records[:_HEADER], "big") & ~_CONTINUE)
+    writer.u64(int.from_bytes(records[:HEADER_BYTES], "big") & ~_CONTINUE)
     put_name(writer, name)
-    return writer.data + records[_HEADER:]
+    return writer.data + records[HEADER_BYTES:]
 
 
 class RecordReader:
@@ -159,7 +157,7 @@ class RecordReader:
     def _pages(self, reader: Reader, address: int, room: int) -> PageRun:
         count = 1 + _following(reader.rest()[PAGE_SIZE:], PAGE_RECORD, address + PAGE_SIZE | _NEXT_PAGE, room - 1)
         begin = reader.offset
-        data = reader.view(count * PAGE_RECORD - _HEADER)
+        data = reader.view(count * PAGE_RECORD - HEADER_BYTES)
         table = np.ndarray((count, PAGE_SIZE), np.uint8, data, strides=(PAGE_RECORD, 1))
         return PageRun(self._block, address, table, begin)
 
@@ -169,7 +167,7 @@ class RecordReader:
         rest = reader.rest()
         count = _following(rest, _ZERO_RECORD, address + PAGE_SIZE | _NEXT_ZERO, room - 1)
         if count:
-            fills = np.ndarray((count,), np.uint8, rest, _HEADER, strides=(_ZERO_RECORD,))
+            fills = np.ndarray((count,), np.uint8, rest, HEADER_BYTES, strides=(_ZERO_RECORD,))
             if fills.any():
                 count = int(fills.argmax())
             reader.skip(count * _ZERO_RECORD)
@@ -180,7 +178,7 @@ def _following(rest: memoryview, record: int, first: int, room: int) -> int:
     """How many whole records of this length begin with `first` and go on page by page; at most `room`."""
     count, window = 0, 16
     most = min(room, len(rest) // record)
-    if most > 0 and rest[:_HEADER] != first.to_bytes(_HEADER, "big"):
+    if most > 0 and rest[:HEADER_BYTES] != first.to_bytes(HEADER_BYTES, "big"):
         return 0  # scattered pages are many, and NumPy takes its time to start
     while count < most:
         length = min(window, most - count)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulator.core.memory import PAGE_SIZE, RamBlock
-from emulator.migration.blocklist import RamFlag, put_name
+from emulator.migration.blocklist import HEADER_BYTES, RamFlag, put_name
 from emulator.migration.pagecache import PageCache
 from emulator.migration.status import Figures, XbzrleFigures
 from emulator.migration.wire import Writer
@@ -26,7 +26,6 @@ CHUNK_PAGES = 4096
 """Pages that are handed over at once; each time takes 0.2 ms beside the guest."""
 DELTA_PAGES = 512
 """The same where pages are copied first."""
-HEADER_BYTES = 8
 SLICE_SECONDS = 0.1
 """What a rate limit allows for in this time goes out at once, a page at least, and no more."""
 PAUSE_SECONDS = 0.05

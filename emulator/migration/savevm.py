@@ -46,7 +46,6 @@ from emulator.migration.format import (
     put_order,
 )
 from emulator.migration.registry import Owner, Registry
-from emulator.migration.vmdesc import to_json
 from emulator.migration.wire import Reader, Writer
 
 PAGE_BITS = PAGE_SIZE.bit_length() - 1
@@ -87,7 +86,7 @@ def save(subject: Subject, write: Write) -> None:
     put_last_ram_heading(writer, subject)
     end_ram(writer)
     put_devices(subject.registry, writer)
-    put_end(writer, to_json(describe_devices(subject.registry), page_size=PAGE_SIZE))
+    put_end(writer, describe_devices(subject.registry))
     write(writer.data)
 
 
@@ -113,8 +112,7 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
     put_last_ram_heading(writer, subject)
     end_ram(writer)
     put_devices(subject.registry, writer)
-    description = to_json(describe_devices(subject.registry), page_size=PAGE_SIZE)
-    put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
+    put_end(writer, seal.with_note(describe_devices(subject.registry), {**note, "blocks": checksums}))
     tail = bytes(writer.data)
     parts = [head, *entries, Part(end, seal.sealed((head.data, *(entry.data for entry in entries)), tail))]
     for part in parts:

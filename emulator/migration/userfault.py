@@ -90,14 +90,14 @@ class UserfaultLog:
 
     def _collect(self, block: RamBlock) -> NDArray[np.bool_]:
         steps = np.zeros(block.size // PAGE_SIZE + 1, np.int8)
-        begin, end, is_dirty = block.address, block.address + block.size, False
+        begin, end = block.address, block.address + block.size
         while begin < end:
             count, begin = self._scan(begin, end)
-            is_dirty = is_dirty or count > 0
             edges = ((self._regions[:count, :2] - np.uint64(block.address)) // np.uint64(PAGE_SIZE)).astype(np.intp)
             steps[edges[:, 0]] += 1
             steps[edges[:, 1]] -= 1
-        return np.cumsum(steps[:-1], dtype=np.int8).view(np.bool_) if is_dirty else steps[:-1].view(np.bool_)
+        pages = steps[:-1]
+        return (np.cumsum(pages, dtype=np.int8) if pages.any() else pages).view(np.bool_)
 
     def _scan(self, begin: int, end: int) -> tuple[int, int]:
         """Find regions of written pages and protect them; how many, and up to which address they are all."""

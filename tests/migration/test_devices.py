@@ -19,7 +19,7 @@ from emulator.migration.devices import (
 from emulator.migration.errors import StreamError, TruncatedError
 from emulator.migration.format import SectionReader
 from emulator.migration.registry import Registry
-from emulator.migration.vmdesc import decode
+from emulator.migration.vmdesc import decode, from_json
 from emulator.migration.wire import Reader, Writer
 
 TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
@@ -56,8 +56,8 @@ def test_a_new_machines_sections_are_the_same_ones(registry: Registry) -> None:
 
 
 def test_each_section_is_described_as_it_is_saved(registry: Registry) -> None:
-    described = describe_devices(registry)
-    for section, data in zip(described, device_sections(registry), strict=True):
+    described = from_json(describe_devices(registry))
+    for section, data in zip(described.values(), device_sections(registry), strict=True):
         reader = Reader(data)
         SectionReader().next(reader)
         decode(section, reader)

@@ -87,8 +87,7 @@ class Target:
         def save() -> None:
             with self.machine.transfer.held() as subject:
                 put_devices(subject.registry, writer)
-                described = describe_devices(subject.registry)
-                self.described = {(section["name"], section["instance_id"]): section for section in described}
+                self.described = vmdesc.from_json(describe_devices(subject.registry))
 
         self.machine.call(save)
         return bytes(writer.data)

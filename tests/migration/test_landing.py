@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from emulator.core.memory import PAGE_SIZE, StagedMemory
+from emulator.migration.blocklist import PAGE_RECORD
 from emulator.migration.format import Heading, Mark, put_footer
 from emulator.migration.incoming import Incoming
-from emulator.migration.landing import RECORD, Expected, Landing
+from emulator.migration.landing import Expected, Landing
 from emulator.migration.ram import LONG_ROW, RamCollector
 from emulator.migration.transports import Channel
 from emulator.migration.wire import Reader, Writer
@@ -57,7 +58,7 @@ def test_pages_land_and_what_comes_behind_them_is_handed_out(expected: Expected,
     assert pages.tobytes() == A + B + bytes(2 * PAGE_SIZE)
 
 
-@pytest.mark.parametrize("begun", [1, 7, 8, 9, RECORD - 1])
+@pytest.mark.parametrize("begun", [1, 7, 8, 9, PAGE_RECORD - 1])
 def test_a_record_goes_on_where_it_was_cut(expected: Expected, pages: NDArray[np.uint8], begun: int) -> None:
     assert land(expected, PAGE_10[:begun], PAGE_10[begun:] + PAGE_11[:100]) == (1, PAGE_11[:100])
     assert pages.tobytes() == A + bytes(3 * PAGE_SIZE)
@@ -147,10 +148,11 @@ def parts(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    part=parts(), lengths=st.lists(st.sampled_from([1, 8, 9, 4000, RECORD, 100_000, 1 << 20]), min_size=1, max_size=5)
+    part=parts(),
+    lengths=st.lists(st.sampled_from([1, 8, 9, 4000, PAGE_RECORD, 100_000, 1 << 20]), min_size=1, max_size=5),
 )
 def test_memory_is_the_same_however_the_stream_arrives(part: bytes, lengths: list[int]) -> None:
-    if max(lengths) < RECORD:
+    if max(lengths) < PAGE_RECORD:
         lengths = [*lengths, 100_000]
     plain, landed = (StagedMemory(PAGES * PAGE_SIZE) for _ in range(2))
     try:
