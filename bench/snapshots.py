@@ -217,8 +217,7 @@ def device_state(repeats: int = 100) -> Times:
             for _ in range(repeats):
                 begin = time.perf_counter()
                 writer = Writer()
-                devices.put_devices(subject.registry, writer)
-                description = devices.describe_devices(subject.registry)
+                description = devices.put_devices(subject.registry, writer)
                 saved = time.perf_counter()
                 put_end(writer, description)
                 loading = time.perf_counter()

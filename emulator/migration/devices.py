@@ -25,37 +25,32 @@ from emulator.migration.vmdesc import save_section, to_json
 from emulator.migration.wire import Reader, Writer
 
 
-def put_devices(registry: Registry, writer: Writer) -> None:
-    """Append every section but RAM; raises StateError."""
-    for section in device_sections(registry):
-        writer.write(section)
-
-
-def device_sections(registry: Registry) -> Iterator[bytearray]:
-    """Every section but RAM, one after the other; raises StateError."""
+def put_devices(registry: Registry, writer: Writer) -> bytes:
+    """Append every section but RAM, and return the stream's description of itself; raises StateError."""
+    described = []
     for entry, state in _needed(registry):
-        writer = Writer()
-        put_heading(writer, Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.version_id))
-        entry.description.save(state, writer, version_id=entry.version_id)
-        put_footer(writer, entry.section_id)
-        yield writer.data
-
-
-def describe_devices(registry: Registry) -> bytes:
-    """What `put_devices` appends, as the stream's description of itself; takes twice as long. Raises StateError."""
-    nowhere = Writer()
-    sections = [
-        save_section(
+        put_heading(writer, _heading(entry))
+        section = save_section(
             entry.description,
             state,
-            nowhere,
+            writer,
             name=entry.name,
             instance_id=entry.instance_id,
             version_id=entry.version_id,
         )
-        for entry, state in _needed(registry)
-    ]
-    return to_json(sections, page_size=PAGE_SIZE)
+        described.append(section)
+        put_footer(writer, entry.section_id)
+    return to_json(described, page_size=PAGE_SIZE)
+
+
+def device_sections(registry: Registry) -> Iterator[bytearray]:
+    """The same sections one after the other, in half the time as nothing is described; raises StateError."""
+    for entry, state in _needed(registry):
+        writer = Writer()
+        put_heading(writer, _heading(entry))
+        entry.description.save(state, writer, version_id=entry.version_id)
+        put_footer(writer, entry.section_id)
+        yield writer.data
 
 
 def _needed(registry: Registry) -> Iterator[tuple[Entry, Any]]:
@@ -65,14 +60,19 @@ def _needed(registry: Registry) -> Iterator[tuple[Entry, Any]]:
             yield entry, state
 
 
+def _heading(entry: Entry) -> Heading:
+    return Heading(Mark.FULL, entry.section_id, entry.name, entry.instance_id, entry.version_id)
+
+
 def rehearse_saving(registry: Registry) -> None:
     """Save every part as if it were new, for nothing; the machine may run.
 
     What Python does for the first time takes it twice as long, and in earnest the guest stands still meanwhile.
     """
     new = registry.renewed()
+    for _ in device_sections(new):
+        pass
     put_devices(new, Writer())
-    describe_devices(new)
 
 
 def rehearse_loading(registry: Registry) -> None:

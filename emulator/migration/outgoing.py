@@ -25,7 +25,7 @@ from emulator.core.errors import EmulatorError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration import blocklist
 from emulator.migration.channel import Channel
-from emulator.migration.devices import describe_devices, device_sections, rehearse_saving
+from emulator.migration.devices import device_sections, put_devices, rehearse_saving
 from emulator.migration.dirty import DirtyLog, open_dirty_log
 from emulator.migration.errors import MigrationError, TruncatedError
 from emulator.migration.format import (
@@ -315,7 +315,7 @@ class Outgoing:
         sender.write(writer.data)
         if not self._peer_waits:  # a mini-qemu does without
             writer = Writer()
-            put_description(writer, describe_devices(subject.registry))
+            put_description(writer, put_devices(subject.registry, Writer()))
             sender.write(writer.data)
 
     def _lose_patience(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from emulator.core.errors import ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory, close_later
 from emulator.core.uuids import NO_UUID, format_uuid
 from emulator.migration import blocklist, mappedram, seal
-from emulator.migration.devices import DeviceLoader, describe_devices, put_devices
+from emulator.migration.devices import DeviceLoader, put_devices
 from emulator.migration.errors import (
     ChecksumError,
     FieldMismatchError,
@@ -85,8 +85,7 @@ def save(subject: Subject, write: Write) -> None:
     end_ram(writer)
     put_last_ram_heading(writer, subject)
     end_ram(writer)
-    put_devices(subject.registry, writer)
-    put_end(writer, describe_devices(subject.registry))
+    put_end(writer, put_devices(subject.registry, writer))
     write(writer.data)
 
 
@@ -111,8 +110,8 @@ def save_mapped(subject: Subject, fd: int, note: Mapping[str, Any]) -> None:
     end_ram(writer)
     put_last_ram_heading(writer, subject)
     end_ram(writer)
-    put_devices(subject.registry, writer)
-    put_end(writer, seal.with_note(describe_devices(subject.registry), {**note, "blocks": checksums}))
+    description = put_devices(subject.registry, writer)
+    put_end(writer, seal.with_note(description, {**note, "blocks": checksums}))
     tail = bytes(writer.data)
     parts = [head, *entries, Part(end, seal.sealed((head.data, *(entry.data for entry in entries)), tail))]
     for part in parts:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from emulator import Icount, Instructions, Machine
 from emulator.migration import savevm, vmdesc
 from emulator.migration.blocklist import SECTION_ID
-from emulator.migration.devices import describe_devices, put_devices
+from emulator.migration.devices import put_devices
 from emulator.migration.errors import StreamError
 from emulator.migration.wire import Reader, Writer
 
@@ -86,8 +86,7 @@ class Target:
 
         def save() -> None:
             with self.machine.transfer.held() as subject:
-                put_devices(subject.registry, writer)
-                self.described = vmdesc.from_json(describe_devices(subject.registry))
+                self.described = vmdesc.from_json(put_devices(subject.registry, writer))
 
         self.machine.call(save)
         return bytes(writer.data)
