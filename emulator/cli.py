@@ -11,16 +11,17 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from emulator.core.errors import ConfigError, EmulatorError
+from emulator.signals import ENDING_SIGNALS, Terminated, noticed, terminate, undisturbed
 from emulator.version import VERSION
 
 if TYPE_CHECKING:
@@ -83,39 +84,6 @@ def _refusal(arg: str, name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=1)
     return f"{arg}: invalid option" + (f" (did you mean -{close[0]}?)" if close else "")
-
-
-class Terminated(BaseException):
-    """A signal asks the process to end: raised by the handler, so that it cuts short whatever the main thread does."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"terminating on signal {number}")
-        self.number = number
-
-
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated(number)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let signals that end the process wait for the end of the block: an exception must not meet a starting thread."""
-    waiting: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        waiting.append(number)
-
-    before = [(number, signal.signal(number, note)) for number in ENDING_SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
-    for each in waiting:
-        signal.raise_signal(each)
 
 
 CONTEXT = {"help_option_names": ["-h", "-help", "--help"], "max_content_width": 110}
@@ -280,7 +248,7 @@ def demo() -> int:
     from emulator.demo import run_demo
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # what has been started must be ended, whatever ends this
-        signal.signal(number, _terminate)
+        signal.signal(number, terminate)
     return run_demo()
 
 
@@ -365,17 +333,17 @@ def _run(
     from emulator.timekeeper import Icount
 
     for number in ENDING_SIGNALS:
-        signal.signal(number, _terminate)
+        signal.signal(number, terminate)
     machine = Machine(icount=None if icount is None else Icount(*icount), port=CharPort(), **options)
     serial, monitor, qmp = consoles
     console = Console(machine, serial, monitor, _announce, qmp)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not console.interrupt():
-            _terminate(number, frame)
+            terminate(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
-    with ExitStack() as stack:
+    with noticed(), ExitStack() as stack:
         stack.callback(console.close)
         stack.callback(machine.close)
         stack.callback(console.end_sessions)
@@ -420,7 +388,7 @@ def _expect(machine: Machine, console: Console, uri: str, *, stopped: bool) -> N
 
     migration.on_refused = refused
     try:
-        with _undisturbed():
+        with undisturbed():
             where = migration.listen(uri)
     except EmulatorError as error:
         raise ConfigError(f"-incoming {uri}: {error}") from error
