@@ -9,6 +9,7 @@ Most streams here have hardly any RAM in them, so that thousands can be tried.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from emulator import Icount, Instructions, Machine
 from emulator.migration import savevm, vmdesc
 from emulator.migration.blocklist import SECTION_ID
-from emulator.migration.devices import put_devices
+from emulator.migration.devices import device_sections, put_devices
 from emulator.migration.errors import StreamError
 from emulator.migration.wire import Reader, Writer
 
@@ -67,7 +68,7 @@ class Target:
         """The same, of which no page of RAM was sent."""
         self.devices_begin = self.short.rindex(EOS) + len(EOS)
         self.devices_end = self.devices_begin + len(self.devices())
-        self.descriptions = self.described
+        self.first_descriptions = self.descriptions
 
     def save(self) -> bytes:
         """The machine's stream."""
@@ -82,14 +83,22 @@ class Target:
 
     def devices(self) -> bytes:
         """All sections of the machine's stream but RAM."""
-        writer = Writer()
 
-        def save() -> None:
+        def save() -> bytes:
             with self.machine.transfer.held() as subject:
-                self.described = vmdesc.from_json(put_devices(subject.registry, writer))
+                return b"".join(device_sections(subject.registry))
 
-        self.machine.call(save)
-        return bytes(writer.data)
+        return self.machine.call(save)
+
+    @property
+    def descriptions(self) -> dict[tuple[str, int], Any]:
+        """What is in these sections now."""
+
+        def describe() -> bytes:
+            with self.machine.transfer.held() as subject:
+                return put_devices(subject.registry, Writer())
+
+        return vmdesc.from_json(self.machine.call(describe))
 
     def memory(self) -> str:
         """A digest of all RAM blocks."""
@@ -174,32 +183,48 @@ def target(shared: Target) -> Target:
     return shared
 
 
-def check_flip(target: Target, bit: int, *, run: bool) -> bool:
-    """Load the short stream with one bit flipped; whether it was accepted."""
+def check_flip(target: Target, bit: int, before: bytes) -> bytes | None:
+    """Load the short stream with one bit flipped; what the machine saves then if it was accepted."""
     data = bytearray(target.short)
     data[bit // 8] ^= 1 << bit % 8
-    before = target.devices()
-    if target.load(data) is not None:
-        assert target.devices() == before
-        return False
+    refusal, found = target.load(data), target.devices()
+    if refusal is not None:
+        assert found == before, f"bit {bit}"
+        return None
     begin, end = target.devices_begin, target.devices_end
-    wanted, found = bytes(data[begin:end]), target.devices()
+    wanted = bytes(data[begin:end])
     if found != wanted:
-        wanted_fields = target.fields(wanted, target.descriptions)
-        found_fields = target.fields(found, target.described)
+        wanted_fields = target.fields(wanted, target.first_descriptions)
+        found_fields = target.fields(found, target.descriptions)
         differing = {key for key, _value in wanted_fields.items() ^ found_fields.items()}
         assert differing <= DERIVED, f"bit {bit}"
         assert differing or begin <= bit // 8 < end, f"bit {bit}"
-    if run:
-        target.run()
-    return True
+    return found
 
 
 def check_flips(target: Target, step: int, run_step: int) -> tuple[int, int]:
-    """Flip every `step`th bit of what is not RAM's pages; returns how many streams were refused, and loaded."""
-    bits = range(0, 8 * (target.devices_end + 6), step)
-    accepted = sum(check_flip(target, bit, run=not bit % run_step) for bit in bits)
-    return len(bits) - accepted, accepted
+    """Flip every `step`th bit of what is not RAM's pages; returns how many streams were refused, and loaded.
+
+    At every `run_step`th bit the guest runs for a while.
+    """
+
+    def flip(bits: range) -> tuple[int, bool]:
+        """All on the machine's thread: how many were accepted, and whether the last one was."""
+        accepted, now = 0, target.devices()
+        for bit in bits:
+            found = check_flip(target, bit, now)
+            if found is not None:
+                accepted, now = accepted + 1, found
+        return accepted, found is not None
+
+    total, end = 0, 8 * (target.devices_end + 6)
+    for begin in range(0, end, run_step):
+        bits = range(begin, min(begin + run_step, end), step)
+        accepted, last_was = target.machine.call(functools.partial(flip, bits))
+        total += accepted
+        if last_was:
+            target.run()
+    return len(range(0, end, step)) - total, total
 
 
 def test_a_flipped_bit_is_refused_or_comes_back(target: Target) -> None:
@@ -220,8 +245,14 @@ def check_cuts(target: Target, step: int) -> int:
     whole = target.devices_end + 1
     cuts = [target.short[:length] for length in range(0, len(target.short), step) if length != whole]
     cuts += [target.stream[:length] for length in range(0, len(target.stream) - len(target.short), 41 * step)]
-    for cut in cuts:
-        assert not target.attempt(cut)
+
+    def load() -> None:
+        before = target.devices()
+        for cut in cuts:
+            assert target.load(cut) is not None
+            assert target.devices() == before
+
+    target.machine.call(load)
     assert target.memory() == memory
     return len(cuts)
 
@@ -250,7 +281,7 @@ def sections(target: Target) -> list[bytes]:
         name = reader.read(reader.u8()).decode()
         instance = reader.u32()
         reader.skip(4)
-        vmdesc.decode(target.descriptions[name, instance], reader)
+        vmdesc.decode(target.first_descriptions[name, instance], reader)
         reader.skip(5)
         begins.append((begin, reader.offset))
     return [target.short[target.devices_begin + begin : target.devices_begin + end] for begin, end in begins]
