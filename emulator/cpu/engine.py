@@ -114,6 +114,8 @@ class Engine:
         self._draining: bytes | None = None
         self._breakpoint_met = False
         self._left_in_trap = False
+        self._has_translated = False
+        """Whether there can be translated code."""
         self._latch = 0
         self._latch_address = 0
         self._virtual = False
@@ -165,7 +167,9 @@ class Engine:
 
     def flush(self) -> None:
         """Forget translated code and addresses, after memory or registers changed behind the engine's back."""
-        self._control(uc.CTL_TB_FLUSH)
+        if self._has_translated:  # a hash table of 2 MiB is wiped
+            self._has_translated = False
+            self._control(uc.CTL_TB_FLUSH)
         self._control(uc.CTL_TLB_FLUSH)
 
     def reset(self) -> None:
@@ -238,6 +242,7 @@ class Engine:
         if self._stop_wanted:
             self.running = False
             return 0, True
+        self._has_translated = True
         error = self._library.uc_emu_start(self._handle, self.env["pc"], NEVER, 0, count)
         self.running = False
         stopped = self.stop_wanted

@@ -9,6 +9,7 @@ running library agrees, before anything relies on it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 
 X_NAMES = "zero ra sp gp tp t0 t1 t2 s0 s1 a0 a1 a2 a3 a4 a5 a6 a7 s2 s3 s4 s5 s6 s7 s8 s9 s10 s11 t3 t4 t5 t6".split()
 F_NAMES = (
@@ -85,6 +86,10 @@ class Env:
 
     def __setitem__(self, name: str, value: int) -> None:
         self._words[self._index[name]] = value
+
+    def values(self, names: Iterable[str]) -> list[int]:
+        """Many registers at once."""
+        return list(map(self._words.__getitem__, map(self._index.__getitem__, names)))
 
     def x(self, number: int) -> int:
         """Integer register `number`, unsigned."""

@@ -16,6 +16,11 @@ from emulator.cpu.env import PMP_ENTRIES, Env
 CONFIG, ADDRESS = range(0x3A0, 0x3A4), range(0x3B0, 0x3B0 + PMP_ENTRIES)
 """The CSRs pmpcfg0 to 3 and pmpaddr0 to 15."""
 
+ADDRESS_NAMES, CONFIG_NAMES, _STARTS, _ENDS = (
+    tuple(f"pmp{what}{entry}" for entry in range(PMP_ENTRIES)) for what in ("addr", "cfg", "start", "end")
+)
+"""What they are called in the engine, and what is made of them there."""
+
 READ, WRITE, EXECUTE, MATCH, LOCKED = 1, 2, 4, 3 << 3, 1 << 7
 OFF, TOR, NA4, NAPOT = 0 << 3, 1 << 3, 2 << 3, 3 << 3
 
@@ -46,9 +51,9 @@ def write(env: Env, csr: int, value: int) -> None:
 def update(env: Env) -> None:
     """Work out the ranges of all entries from the registers, also after these came from elsewhere."""
     base = 0
-    for entry in range(PMP_ENTRIES):
-        address = env[f"pmpaddr{entry}"]
-        env[f"pmpstart{entry}"], env[f"pmpend{entry}"] = _range(_config(env, entry), base, address, env.xlen)
+    for name, config, start, end in zip(ADDRESS_NAMES, CONFIG_NAMES, _STARTS, _ENDS, strict=True):
+        address = env[name]
+        env[start], env[end] = _range(env[config] & 0xFF, base, address, env.xlen)
         base = address
     env["pmp_rules"] = 1  # none would allow everything to every mode
 

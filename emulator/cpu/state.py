@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emulator.core.bits import mask
 from emulator.cpu.env import PMP_ENTRIES
+from emulator.cpu.pmp import ADDRESS_NAMES, CONFIG_NAMES
 from emulator.migration.errors import FieldMismatchError, FieldRangeError
 from emulator.migration.fields import Array, Bool, Int32, UInt8, UInt32, UInt64, Unused
 from emulator.migration.fields.scalar import IntegerField
@@ -175,6 +176,9 @@ IN_ENGINE = (
     "scause mtvec mepc mcause mtval scounteren mcounteren sscratch mscratch"
 ).split()
 """Attributes that are registers of the engine by the same name."""
+
+INTEGERS, FLOATS = (tuple(f"{kind}{number}" for number in range(32)) for kind in "xf")
+"""What the engine calls the registers in `gpr` and `fpr`."""
 
 IN_32_BITS = ("mcounteren", "scounteren")
 """Those of 32 bits, whatever the width of the others."""
@@ -357,17 +361,18 @@ class RegisterPart:
     def state(self) -> CpuState:
         """See Owner."""
         env = self._vcpu.env
+        pmp = zip(env.values(ADDRESS_NAMES), env.values(CONFIG_NAMES), strict=True)
+        values: dict[str, Any] = dict(zip(IN_ENGINE, env.values(IN_ENGINE), strict=True))
         state = replace(
             self._kept,
-            gpr=[env[f"x{number}"] for number in range(32)],
-            fpr=[env[f"f{number}"] for number in range(32)],
-            pmp=[PmpEntry(env[f"pmpaddr{entry}"], env[f"pmpcfg{entry}"] & 0xFF) for entry in range(PMP_ENTRIES)],
+            gpr=env.values(INTEGERS),
+            fpr=env.values(FLOATS),
+            pmp=[PmpEntry(address, config & 0xFF) for address, config in pmp],
             mstatus=_to_wire(env["mstatus"]),
             mip=env["mip"],
             fflags=self._vcpu.engine.fflags,
+            **values,
         )
-        for name in IN_ENGINE:
-            setattr(state, name, env[name])
         for name in IN_32_BITS:
             setattr(state, name, getattr(state, name) & mask(32))  # the engine keeps what was written in all 64
         state.pc &= ~1  # the engine returns to an odd mepc, where the specification has no such thing
@@ -392,10 +397,9 @@ class RegisterPart:
         """See Owner."""
         self._kept = state
         values = {name: getattr(state, name) for name in IN_ENGINE}
-        values |= {f"x{number}": value for number, value in enumerate(state.gpr)}
-        values |= {f"f{number}": value for number, value in enumerate(state.fpr)}
-        values |= {f"pmpaddr{number}": entry.addr_reg for number, entry in enumerate(state.pmp)}
-        values |= {f"pmpcfg{number}": entry.cfg_reg for number, entry in enumerate(state.pmp)}
+        values.update(zip(INTEGERS + FLOATS, state.gpr + state.fpr, strict=True))
+        values.update(zip(ADDRESS_NAMES, (entry.addr_reg for entry in state.pmp), strict=True))
+        values.update(zip(CONFIG_NAMES, (entry.cfg_reg for entry in state.pmp), strict=True))
         values["mstatus"] = _to_engine(state.mstatus)
         self._vcpu.engine.adopt(values, mip=state.mip, fflags=state.fflags)
 

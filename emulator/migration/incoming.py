@@ -170,15 +170,13 @@ class Incoming:
         try:
             loaded = self._load()
         except BaseException as error:
-            close_later(self._staged.values())
             with contextlib.suppress(EmulatorError, OSError):
                 if self._greeted:
                     self._say(Said(Message.REASON, text=str(error)))
                 self._say(Said(Message.SHUT, REFUSED))
             raise
-        with loaded:
-            self.was_running = self._host.adopt(loaded)
-            self._say(Said(Message.SHUT, LOADED))
+        self.was_running = self._host.adopt(loaded)
+        self._say(Said(Message.SHUT, LOADED))
         if self._token is not None:
             self.typed = self._wait_for_go(self._token)
 
@@ -206,7 +204,8 @@ class Incoming:
         self._channel.shutdown()
 
     def close(self) -> None:
-        """Close the channel, when `run` and `confirm` have returned."""
+        """Close the channel, and free what the machine held before, when `run` and `confirm` have returned."""
+        close_later(self._staged.values())
         self._channel.close()
 
     # The stream
@@ -221,12 +220,11 @@ class Incoming:
         sizes = inbox.parse(lambda reader: self._block_list(reader, subject, heading))
         for name, size in sizes.items():
             self._staged[name] = StagedMemory(size)
-        collector = RamCollector(self._staged)
+        collector, devices = RamCollector(self._staged), DeviceLoader(subject.registry)
         while heading.mark != Mark.END:
             heading = self._next("a part of RAM", Mark.PART, Mark.END)
             self._read_pages(collector, heading)
         loaded = Loaded(self._staged)
-        devices = DeviceLoader(subject.registry)
         while section := inbox.parse(self._sections.next):
             inbox.parse(functools.partial(devices.read, heading=section))
         devices.check_complete(inbox.offset)

@@ -43,6 +43,7 @@ from emulator.migration.registry import Registry
 from emulator.migration.returnpath import (
     ABANDONED,
     ANSWER,
+    CAUGHT_UP,
     GO,
     HEARD,
     HELLO,
@@ -69,6 +70,8 @@ WORD_SECONDS = 10.0
 RETRY_SECONDS = 0.1
 FEW_BYTES = 64 * PAGE_SIZE
 """For more than that another pass is made if the last one has halved what was left, though the limit would be kept."""
+PIECE_BYTES = 1024
+"""Of the devices' sections: for each piece the destination has to be woken, perhaps on the same processor."""
 PASSES_BEFORE_THROTTLE = 2
 """Passes in a row in which the guest writes more than half of what is sent, before auto-converge slows it down."""
 
@@ -198,6 +201,8 @@ class Outgoing:
             self._figures.setup_time = self._progress.elapsed()
             self._advance(Status.ACTIVE)
             self._send_passes(sender, log)
+            if channel.two_way:
+                self._let_catch_up(sender)
             subject = self._freeze()
             seconds = SWITCHOVER_SECONDS + self._settings.number("downtime-limit") / 1000
             with channel.within(seconds, functools.partial(self._lose_patience, seconds)):
@@ -307,9 +312,12 @@ class Outgoing:
         writer = Writer()
         put_last_ram_heading(writer, subject)
         self._send_ram(sender, log, writer)
-        for section in device_sections(subject.registry):
-            sender.write(section)  # which the destination loads while the next one is saved
         writer = Writer()
+        for section in device_sections(subject.registry):
+            writer.write(section)
+            if len(writer.data) >= PIECE_BYTES:  # which the destination loads while the next sections are saved
+                sender.write(writer.data)
+                writer = Writer()
         put_end_mark(writer)
         self._may_be_loaded = True
         sender.write(writer.data)
@@ -348,6 +356,14 @@ class Outgoing:
             self._figures.downtime = time.monotonic() - self._frozen_at
             with contextlib.suppress(EmulatorError):  # nothing runs in a machine that has been closed
                 self._guest.give_up()
+
+    def _let_catch_up(self, sender: RamSender) -> None:
+        """Wait until the destination has read everything so far: otherwise the guest would stand still meanwhile."""
+        writer = Writer()
+        put_order(writer, ping(CAUGHT_UP))
+        sender.write(writer.data)
+        while self._hear_of_progress() != Said(Message.PONG, CAUGHT_UP):
+            pass
 
     def _meet(self) -> None:
         """Wait until the destination has read the head of the stream, and learn whether it is a mini-qemu."""

@@ -5,6 +5,9 @@ the way back (command 1) and ping (2); the destination answers each ping (messag
 loaded everything (message 1, 0 for yes). Then, between two QEMUs, it starts the guest by itself, and a connection that
 breaks at that moment leaves two guests running or none.
 
+A mini-qemu pings with `CAUGHT_UP` before it stops the guest, and waits until the destination, of whatever kind, has
+answered and so read everything before it.
+
 Between two mini-qemus the destination waits for one more word. The source pings with `HELLO` and a random token; who
 knows what that means answers `ANSWER` besides, which no QEMU does. Then, after the destination has loaded everything,
 the guest is its own when the source says `GO`: until it has heard that everything is loaded, the source can take the
@@ -27,6 +30,7 @@ from emulator.migration.wire import Reader
 
 HELLO = 0x6D71_7631
 ANSWER = 0x6D71_7632
+CAUGHT_UP = 0x6D71_6375
 GO = 0x6D71_676F
 REDELIVERY, ABANDONED, HEARD = b"MQGO", b"MQNO", b"MQOK"
 TYPED_LENGTH = struct.Struct(">I")

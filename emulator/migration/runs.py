@@ -28,7 +28,8 @@ class Run:
     def __init__(self, fields: list[ScalarField]) -> None:
         infos = [field.info for field in fields]
         self._fields = fields
-        self._layout = struct.Struct(">" + "".join(info.code for info in infos))
+        self._codes = "".join(info.code for info in infos)
+        self._layout = struct.Struct(">" + self._codes)
         self._get = operator.attrgetter(*(field.attribute.path for field in fields))
         self._encoders = [(index, info.encode) for index, info in enumerate(infos) if info.encode]
         self._decoders = [(index, info.decode) for index, info in enumerate(infos) if info.decode]
@@ -57,6 +58,31 @@ class Run:
             target = owner(state) if owner else state
             for name, value in zip(names, values[part], strict=True):
                 setattr(target, name, value)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether `save_all` and `load_all` can be used: the values are as on the wire, and the states' own."""
+        return not (self._encoders or self._decoders or any(owner for owner, _names, _part in self._owners))
+
+    def save_all(self, states: Sequence[Any], writer: Writer) -> bool:
+        """Append the values of all states one after the other; False, and nothing is appended, if one is wrong."""
+        values = itertools.chain.from_iterable(map(self._get, states))
+        try:
+            writer.write(struct.pack(">" + self._codes * len(states), *values))
+        except (struct.error, TypeError, OverflowError, AttributeError):
+            return False
+        return True
+
+    def load_all(self, states: Sequence[Any], reader: Reader) -> bool:
+        """Read the values of all states one after the other; False, and nothing is read, if that is not all there."""
+        layout = struct.Struct(">" + self._codes * len(states))
+        if reader.remaining < layout.size:
+            return False
+        values = iter(reader.unpack(layout))
+        for state in states:
+            for field in self._fields:
+                setattr(state, field.attribute.name, next(values))
+        return True
 
     def _encode(self, values: Sequence[Any]) -> list[Any]:
         wire = list(values)

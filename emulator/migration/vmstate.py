@@ -11,7 +11,8 @@ Loading fills a fresh state and never touches any other; the caller adopts it wh
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from emulator.migration.checks import check_description
@@ -185,6 +186,29 @@ class VMStateDescription(Info):
     def get(self, reader: Reader, current: Any) -> Any:
         """Read a struct inside another state into `current` (None: a new one); raises StreamError."""
         return self.load_struct(reader, current, self.version_id)
+
+    def put_many(self, writer: Writer, values: Sequence[Any]) -> None:
+        """Append an array's structs, with one call if that is possible."""
+        if not (self._repeated and self._repeated.save_all(values, writer)):
+            super().put_many(writer, values)
+
+    def get_many(self, reader: Reader, current: Sequence[Any]) -> Sequence[Any]:
+        """Read an array's structs into those of the fresh state (None: new ones), with one call if that is possible."""
+        if self._repeated:
+            states = [self.state_class() if state is None else state for state in current]
+            if self._repeated.load_all(states, reader):
+                return states
+        return super().get_many(reader, current)
+
+    @functools.cached_property
+    def _repeated(self) -> Run | None:
+        """All that a struct of the newest version is, if that is nothing but a run that can be repeated."""
+        hooks = (self.pre_load, self.post_load, self.pre_save, self.post_save)
+        steps = self._steps_of(self.version_id)
+        if self.subsections or any(hooks) or len(steps) != 1:
+            return None
+        (run,) = steps
+        return run if isinstance(run, Run) and run.repeats else None
 
     def _leave_methods_to_parent(self) -> None:
         """Become a subsection: the state's own hooks are called once, by the description that has this one."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emulator.migration.errors import FieldRangeError, StateError, SubsectionError, TruncatedError, VersionError
-from emulator.migration.fields import Array, Buffer, Struct, UInt8, UInt16, VStruct
+from emulator.migration.fields import Array, Buffer, Struct, UInt8, UInt16, VArrayAlloc, VStruct
 from emulator.migration.vmstate import MigrationPriority, VMStateDescription
 from emulator.migration.wire import Reader, Writer
 
@@ -332,3 +332,39 @@ def test_neighbouring_scalars_of_several_objects_are_one_run(save: Any, load: An
     )
     assert save(description, Outer(State(1, 2, 3), 4)).hex() == "01 0002 04 03".replace(" ", "")
     assert load(description, bytes.fromhex("0100020403")) == Outer(State(1, 2, 3), 4)
+
+
+PLAIN = VMStateDescription("plain", State, fields=(UInt8("a"), UInt16("b")))
+PLAINS = VMStateDescription("outer", Outer, fields=(Array("inner", PLAIN, 3), UInt8("own")))
+
+
+def plains(*values: tuple[int, int]) -> Any:
+    return Outer([State(*pair) for pair in values] or [State() for _ in range(3)], 9)  # type: ignore[arg-type]
+
+
+def test_an_array_of_structs_has_one_behind_the_other(save: Any) -> None:
+    state, wire = plains((1, 2), (3, 4), (5, 6)), bytes.fromhex("010002 030004 050006 09")
+    assert save(PLAINS, state) == wire
+    fresh = plains()
+    inner = list(fresh.inner)
+    assert PLAINS.load(Reader(wire), state=fresh) == state
+    assert all(before is after for before, after in zip(inner, fresh.inner, strict=True))
+
+
+def test_an_array_of_structs_on_the_heap_is_made_anew() -> None:
+    description = VMStateDescription(
+        "outer", Outer, fields=(UInt8("own"), VArrayAlloc("inner", PLAIN, "own", maximum=2))
+    )
+    state = description.load(Reader(bytes.fromhex("02 010002 030004")), state=Outer([], 0))  # type: ignore[arg-type]
+    assert state.inner == [State(1, 2), State(3, 4)]
+
+
+def test_a_struct_in_an_array_that_is_cut_off_or_cannot_be_saved_is_named() -> None:
+    with pytest.raises(TruncatedError) as cut:
+        PLAINS.load(Reader(bytes.fromhex("010002 0300")), state=plains())
+    assert str(cut.value) == "outer inner[1].b at byte 0x4: expected 2 bytes, got only 1"
+    for wrong in (1 << 16, None, "3"):
+        with pytest.raises(StateError, match=r"^cannot save inner\[2\]\.b: "):
+            PLAINS.save(plains((1, 2), (3, 4), (5, wrong)), Writer())  # type: ignore[arg-type]
+    with pytest.raises(StateError, match=r"^cannot save inner\[1\]: "):
+        PLAINS.save(Outer([State(), None, State()]), Writer())  # type: ignore[arg-type,list-item]

@@ -24,6 +24,8 @@ from emulator.migration.status import Status
 from emulator.runstate import RunState
 
 TOY = Path(__file__).parents[2] / "firmware/prebuilt/toy.elf"
+BACK_BEFORE_LOADED = 4 * 8
+"""Bytes: the answers to HELLO and to the token, and when the destination has caught up."""
 PATIENCE_SECONDS = 60
 RANDOM_CUTS = 500
 """In each direction."""
@@ -261,7 +263,7 @@ def test_guest_goes_on_while_a_peer_stalls(pair: Pair, end: str, part: float) ->
     assert pair.ask() == before
 
 
-@pytest.mark.parametrize("limits", [{"forward": -1000}, {"back": 24}])
+@pytest.mark.parametrize("limits", [{"forward": -1000}, {"back": BACK_BEFORE_LOADED}])
 def test_guest_is_taken_back_if_the_peer_stalls_while_it_stands_still(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
 ) -> None:

@@ -22,7 +22,7 @@ from emulator.migration import incoming, outgoing
 from emulator.migration.channel import Address
 from emulator.migration.comparison import ComparisonLog
 from emulator.migration.errors import MigrationError
-from emulator.migration.returnpath import ANSWER, GO, HELLO, LOADED, REFUSED, Message, Said, message
+from emulator.migration.returnpath import ANSWER, CAUGHT_UP, GO, HELLO, LOADED, REFUSED, Message, Said, message
 from emulator.migration.status import Status
 from emulator.runstate import RunState
 from emulator.transfer import Transfer
@@ -53,6 +53,9 @@ def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) 
         stream += connection.recv(4096)
     token = int.from_bytes(stream.partition(hello)[2][5:9], "big")
     connection.sendall(b"".join(message(Said(Message.PONG, value)) for value in (HELLO, ANSWER, token)))
+    while CAUGHT_UP.to_bytes(4, "big") not in stream:
+        stream = stream[-TAIL:] + connection.recv(65536)
+    connection.sendall(message(Said(Message.PONG, CAUGHT_UP)))
     while not END.search(stream):
         stream = stream[-TAIL:] + connection.recv(65536)
     with contextlib.suppress(OSError):
