@@ -33,6 +33,7 @@ from emulator.cpu import csrs, pmp
 from emulator.cpu import libunicorn as uc
 from emulator.cpu.env import Env
 from emulator.cpu.internals import COUNT_MARK, UNTIL_MARK, Internals
+from emulator.cpu.usertlb import UserTlb
 
 CSR_MIP = 0x344
 CSR_FFLAGS, CSR_FFLAGS_MASK = 0x001, 0x1F
@@ -124,6 +125,7 @@ class Engine:
         self._tlb_entries = TLB_ENTRIES_FIRST
         self._hooks: list[tuple[int, object]] = []
         self._internals: Internals | None = None
+        self._user_tlb: UserTlb | None = None
         handle = ctypes.c_void_p()
         self._check(library.uc_open(uc.ARCH_RISCV, uc.MODE_RISCV[xlen], ctypes.byref(handle)))
         assert handle.value is not None
@@ -242,6 +244,8 @@ class Engine:
         if self._stop_wanted:
             self.running = False
             return 0, True
+        if self._user_tlb is not None:
+            self._user_tlb.keep_large()
         self._has_translated = True
         error = self._library.uc_emu_start(self._handle, self.env["pc"], NEVER, 0, count)
         self.running = False
@@ -469,6 +473,7 @@ class Engine:
         self._internals = Internals.locate(self._handle, executed=4)
         if self._internals is None and self.counting:
             raise EngineError("-icount is not supported with this version of Unicorn")
+        self._user_tlb = UserTlb.locate(env.address) if xlen == 64 else None
         self._set_tlb(virtual=not self.counting)
         if self._internals is not None and not self.counting:
             self._internals.no_exit_request.value = 1
