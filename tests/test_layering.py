@@ -18,7 +18,7 @@ PACKAGE = ROOT / "emulator"
 LAYERS = (
     (0, ("core", "version")),
     (1, ("migration",)),
-    (1, ("conditions", "events", "kicker", "options", "runstate", "serial", "sizes", "timekeeper")),
+    (1, ("conditions", "events", "kicker", "options", "runstate", "serial", "signals", "sizes", "timekeeper")),
     (2, ("hw", "cpu")),
     (2, ("testing",)),
     (3, ("chardev",)),
