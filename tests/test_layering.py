@@ -41,7 +41,7 @@ LAYERS = (
 its neighbours in the row. docs/layout.md says the same in words."""
 
 NUMPY_USERS = """
-comparison difference dirty iovec landing mappedfile outgoing pagecache pagemap pages ram ramsend tls transports
+comparison difference dirty iovec mappedfile outgoing pagecache pagemap pages ram ramsend tls transports
 userfault xbzrle
 """
 LIBRARIES = {

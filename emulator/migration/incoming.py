@@ -29,7 +29,6 @@ from emulator.migration.format import (
     get_footer,
     get_header,
 )
-from emulator.migration.landing import Expected, Landing
 from emulator.migration.ram import RamCollector
 from emulator.migration.returnpath import (
     ABANDONED,
@@ -85,7 +84,6 @@ class _Inbox:
         self._begin = self._end = 0
         self.offset = 0
         self._finished = False
-        self._landing = Landing()
 
     def reader(self) -> Reader:
         """Reads what has arrived."""
@@ -110,22 +108,6 @@ class _Inbox:
             self._end += count
         if self._finished:
             raise BrokenOffError(f"the stream ended too early: {error}") if isinstance(error, TruncatedError) else error
-
-    def land(self, expected: Expected) -> int | None:
-        """Wait for more to arrive, where these pages belong if it is they; how many have come.
-
-        None, and nothing has happened, if what has arrived begins otherwise, or nothing can come.
-        """
-        begun = self._view[self._begin : self._end]
-        if not (self._channel.scatters and expected.begins_with(begun)):
-            return None
-        if (done := self._landing.read(self._channel.readv, begun, expected)) is None:
-            return None
-        landed, rest = done
-        self.offset += landed * blocklist.PAGE_RECORD
-        self._begin, self._end = 0, len(rest)
-        self._view[: self._end] = rest
-        return landed
 
     def parse(self, function: Callable[[Reader], T]) -> T:
         """What `function` reads, however much has to arrive for it; it may be called several times."""
@@ -260,9 +242,6 @@ class Incoming:
         """Read a part's records run by run, as they arrive."""
         inbox = self._inbox
         while True:
-            if (expected := collector.expected()) and (landed := inbox.land(expected)) is not None:
-                collector.landed(expected, landed)
-                continue
             reader = inbox.reader()
             done = reader.offset
             try:

@@ -1,4 +1,4 @@
-"""Scattered memory to a file descriptor and back without a copy: libc's writev and readv, fed with an array of rows.
+"""Scattered memory to a file descriptor without a copy: libc's gather writes, fed with an array of rows.
 
 A row is C's `struct iovec` as two words, a host address and a length in bytes, so an array of rows is what the system
 takes. Any number of rows goes out in as few calls as the system allows; what a call leaves over is found by NumPy.
@@ -35,9 +35,8 @@ class _Msghdr(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-for _call in (_libc.writev, _libc.readv):
-    _call.restype = ctypes.c_ssize_t
-    _call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+_libc.writev.restype = ctypes.c_ssize_t
+_libc.writev.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 _libc.sendmsg.restype = ctypes.c_ssize_t
 _libc.sendmsg.argtypes = [ctypes.c_int, ctypes.POINTER(_Msghdr), ctypes.c_int]
 
@@ -53,30 +52,15 @@ def write_rows(iovec: NDArray[np.uint64], write_some: Callable[[int, int], int])
     total = int(ends[-1]) if len(ends) else 0
     sent = 0
     while sent < total:
-        rest = rows_behind(rows, ends, sent)
-        sent += write_some(rest.ctypes.data, min(len(rest), IOV_MAX))
-
-
-def rows_behind(rows: NDArray[np.uint64], ends: NDArray[np.uint64], done: int) -> NDArray[np.uint64]:
-    """The rows that are left when the first `done` bytes, not all, are through; the first of them is changed for that.
-
-    `ends` tells how many bytes all rows up to each one have, that one included.
-    """
-    first = int(np.searchsorted(ends, np.uint64(done), side="right"))
-    left = int(ends[first]) - done
-    rows[first] = int(rows[first, 0]) + int(rows[first, 1]) - left, left
-    return rows[first:]
+        first = int(np.searchsorted(ends, np.uint64(sent), side="right"))
+        left = int(ends[first]) - sent
+        rows[first] = int(rows[first, 0]) + int(rows[first, 1]) - left, left
+        sent += write_some(rows[first:].ctypes.data, min(len(rows) - first, IOV_MAX))
 
 
 def writev(fd: int, rows: int, count: int) -> int:
     """Write what `count` rows at this address stand for; how many bytes went out. Raises OSError."""
     return _checked_result(_libc.writev(fd, rows, count))
-
-
-def readv(fd: int, iovec: NDArray[np.uint64]) -> int:
-    """Fill what up to `IOV_MAX` rows stand for with what is there; how many bytes that was. Raises OSError."""
-    rows = _checked(iovec)
-    return _checked_result(_libc.readv(fd, rows.ctypes.data, min(len(rows), IOV_MAX)))
 
 
 def send_rows(fd: int, rows: int, count: int) -> int:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from emulator.core.memory import PAGE_SIZE, RamBlock, StagedMemory
 from emulator.migration.blocklist import FLAGS, HEADER_BYTES, PAGE_RECORD, RamFlag, get_name, put_name
 from emulator.migration.errors import RamError, quote
-from emulator.migration.landing import MOST_PAGES, Expected
 from emulator.migration.pages import data_pages, rows_of, runs
 from emulator.migration.wire import Reader, Writer
 from emulator.migration.xbzrle import decode, get_delta
@@ -32,8 +31,6 @@ _CONTINUE, _EOS = int(RamFlag.CONTINUE), int(RamFlag.EOS)
 _NEXT_PAGE = _PAGE | _CONTINUE
 _NEXT_ZERO = _ZERO | _CONTINUE
 
-LONG_ROW = 64
-"""Pages in a row after which more are expected."""
 LARGE_PAGE = 512
 """Pages in a row that make large pages worth their while."""
 CHUNK_PAGES = 1024
@@ -229,32 +226,10 @@ class RamCollector:
                 raise RamError("the byte 0", got, field=run.block, offset=reader.offset - 1)
             else:
                 part = slice(first, first + len(run.pages))
-                self._note_row(run.block, row[1] if row[::2] == (run.block, first) else first, part)
+                begin = row[1] if row[::2] == (run.block, first) else first
+                self._row = run.block, begin, part.stop
+                if part.stop - begin >= LARGE_PAGE:
+                    self._staged[run.block].use_large_pages()
                 self._rows[run.block][part] = run.pages
+                self._filled[run.block][part] = True
             yield
-
-    def _note_row(self, block: str, begin: int, part: slice) -> None:
-        """Take note of pages that end a row which begins at page `begin`, and of whether it wants large pages."""
-        self._row = block, begin, part.stop
-        self._filled[block][part] = True
-        if part.stop - begin >= LARGE_PAGE:
-            self._staged[block].use_large_pages()
-
-    def expected(self) -> Expected | None:
-        """The pages that will come next if the stream goes on like this; None if it does not look like that.
-
-        Only pages that have never come are expected, and no more than came one behind the other of late.
-        """
-        block, begin, first = self._row
-        if first - begin < LONG_ROW:
-            return None
-        part = slice(first, first + min(first - begin, MOST_PAGES))
-        filled = self._filled[block][part]
-        count = int(filled.argmax()) if filled.any() else len(filled)
-        if not count:
-            return None
-        return Expected(block, first, first * PAGE_SIZE | _NEXT_PAGE, self._rows[block][part][:count])
-
-    def landed(self, expected: Expected, count: int) -> None:
-        """Take note that the first `count` pages of those have come, and are in their place."""
-        self._note_row(expected.block, self._row[1], slice(expected.first, expected.first + count))

@@ -104,8 +104,6 @@ def _reason(error: OSError) -> str:
 class TlsChannel(SocketChannel):
     """TLS over a connected socket, which it owns; of use as a `Channel` once `advance` has returned True."""
 
-    scatters = False
-
     def __init__(self, connection: socket.socket, name: str, context: ssl.SSLContext, hostname: str | None) -> None:
         """`hostname` is the name of the server that this is a client of; None for the server itself."""
         super().__init__(connection, name)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from emulator.core.errors import ChannelError
 from emulator.core.patience import Patience
-from emulator.migration.iovec import readv, send_rows, write_rows, writev
+from emulator.migration.iovec import send_rows, write_rows, writev
 
 Data = bytes | bytearray | memoryview
 
@@ -40,8 +40,6 @@ class Channel:
 
     two_way = False
     """Whether what is written and what is read are two streams of the same peer; otherwise there is one direction."""
-    scatters = True
-    """Whether there is `readv`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,10 +63,6 @@ class Channel:
 
         0 when the stream has ended: the peer closed it, or `shutdown` was called.
         """
-        raise NotImplementedError
-
-    def readv(self, iovec: NDArray[np.uint64]) -> int:
-        """The same as `read_into` for all memory that the rows stand for, as far as the system takes them at once."""
         raise NotImplementedError
 
     def shutdown(self) -> None:
@@ -152,16 +146,6 @@ class SocketChannel(Channel):
         except OSError as error:
             raise self._failure("read from", error) from error
 
-    def readv(self, iovec: NDArray[np.uint64]) -> int:
-        """See `Channel.readv`."""
-        while True:
-            try:
-                return readv(self._socket.fileno(), iovec)
-            except InterruptedError:
-                pass
-            except OSError as error:
-                raise self._failure("read from", error) from error
-
     def shutdown(self) -> None:
         """See `Channel.shutdown`."""
         self._given_up = True
@@ -207,10 +191,6 @@ class DescriptorChannel(Channel):
     def read_into(self, view: memoryview) -> int:
         """See `Channel.read_into`."""
         return self._attempt("read from", select.POLLIN, partial(os.readv, self._fd, [view]))
-
-    def readv(self, iovec: NDArray[np.uint64]) -> int:
-        """See `Channel.readv`."""
-        return self._attempt("read from", select.POLLIN, partial(readv, self._fd, iovec))
 
     def _attempt(self, what: str, event: int, act: Callable[[], int]) -> int:
         """Do it as soon as it can be done."""
