@@ -137,6 +137,8 @@ def migrate(source: Side, destination: Side, uri: str) -> Figures:
         if "failed" in said:
             raise RuntimeError(said)
         time.sleep(OBSERVE_SECONDS)
+    while "running" not in destination.monitor.ask("info status"):
+        pass  # a QEMU source has sent everything, and what is typed at a QEMU that is still loading may be lost
     times = {what: float(ms) for what, ms in re.findall(r"(total time|downtime): (\d+) ms", said)}
     return {"time": times["total time"], "downtime": times["downtime"]}
 
