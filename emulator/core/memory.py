@@ -73,10 +73,13 @@ class StagedMemory:
         _libc.madvise(self.address, self.size, _MADV_HUGEPAGE)
 
     def close(self) -> None:
-        """Free the memory; harmless when repeated."""
-        if not self._closed:
-            self._closed = True
-            _libc.munmap(self.address, self.size)
+        """Free the memory, piece by piece, as nobody else can map anything while one is being freed; once is enough."""
+        if self._closed:
+            return
+        self._closed = True
+        for offset in range(0, self.size, _PIECE):
+            _libc.madvise(self.address + offset, min(_PIECE, self.size - offset), mmap.MADV_DONTNEED)
+        _libc.munmap(self.address, self.size)
 
 
 class RamBlock:
@@ -179,12 +182,10 @@ def _move(address: int, size: int, to: int) -> None:
 
 def close_later(memories: Iterable[StagedMemory]) -> None:
     """Close all of them in the background: a GiB that was in use takes 60 ms, for which a guest need not wait."""
-    threading.Thread(target=_close_by_pieces, args=(tuple(memories),), name="old memory").start()
+    threading.Thread(target=_close_soon, args=(tuple(memories),), name="old memory").start()
 
 
-def _close_by_pieces(memories: Iterable[StagedMemory]) -> None:
+def _close_soon(memories: Iterable[StagedMemory]) -> None:
     time.sleep(_HEAD_START_SECONDS)
     for memory in memories:
-        for offset in range(0, memory.size, _PIECE):  # nobody else can map anything while a piece is being freed
-            _libc.madvise(memory.address + offset, min(_PIECE, memory.size - offset), mmap.MADV_DONTNEED)
         memory.close()

@@ -40,11 +40,11 @@ def write(env: Env, csr: int, value: int) -> None:
         next_config = _config(env, entry + 1) if entry + 1 < PMP_ENTRIES else 0
         is_locked_base = next_config & LOCKED and next_config & MATCH == TOR
         if not _config(env, entry) & LOCKED and not is_locked_base:
-            env[f"pmpaddr{entry}"] = value
+            env[ADDRESS_NAMES[entry]] = value
     else:
         for place, entry in enumerate(_entries(env, csr) or ()):
             if not _config(env, entry) & LOCKED:
-                env[f"pmpcfg{entry}"] = value >> 8 * place & 0xFF
+                env[CONFIG_NAMES[entry]] = value >> 8 * place & 0xFF
     update(env)
 
 
@@ -66,7 +66,7 @@ def _entries(env: Env, csr: int) -> range | None:
 
 
 def _config(env: Env, entry: int) -> int:
-    return env[f"pmpcfg{entry}"] & 0xFF
+    return env[CONFIG_NAMES[entry]] & 0xFF
 
 
 def _range(config: int, base: int, address: int, xlen: int) -> tuple[int, int]:

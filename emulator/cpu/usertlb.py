@@ -19,8 +19,8 @@ ENTRIES = 512
 
 _MODES = 4
 _ENTRY_BITS = 6
-_SIZES = range(6, 23)
-"""Powers of two that a table can have as its number of entries."""
+_SIZES = [1 << bits for bits in range(6, 23)]
+"""Entries that a table can have."""
 _USE_BYTES = 696
 _LARGE_PAGE, _LARGE_PAGE_MASK, _WINDOW_BEGIN, _WINDOW_MOST, _USED, _VICTIM = range(6)
 """Words of a mode's use: two that are all ones unless there are large pages, then since when it is watched, in ns, the
@@ -41,22 +41,31 @@ class UserTlb:
     def locate(cls, registers: int) -> UserTlb | None:
         """Find it before the address of the hart's registers; None if what is there looks different."""
         tables = registers - 16 - 16 * _MODES  # a counter and what aligns it stand in between
-        found = []
-        for mode in range(_MODES):
-            table = (ctypes.c_uint64 * 2).from_address(tables + 16 * mode)
-            use = (ctypes.c_uint64 * 6).from_address(tables - (_MODES - mode) * _USE_BYTES)
-            entries = (table[0] >> _ENTRY_BITS) + 1
-            is_table = table[0] == entries - 1 << _ENTRY_BITS and entries in (1 << bits for bits in _SIZES)
-            is_use = use[_LARGE_PAGE] == use[_LARGE_PAGE_MASK] == _NONE and use[_WINDOW_MOST] <= entries
-            if not (is_table and is_use and table[1] and use[_USED] <= entries and use[_VICTIM] < _VICTIMS):
-                return None
-            found.append(cls(use, table))
-        return found[0]
+        modes = [
+            cls(
+                (ctypes.c_uint64 * 6).from_address(tables - (_MODES - mode) * _USE_BYTES),
+                (ctypes.c_uint64 * 2).from_address(tables + 16 * mode),
+            )
+            for mode in range(_MODES)
+        ]
+        return modes[0] if all(mode._is_credible() for mode in modes) else None
 
     @property
     def entries(self) -> int:
         """How many it has now."""
         return (self._table[0] >> _ENTRY_BITS) + 1
+
+    def _is_credible(self) -> bool:
+        """Whether everything is as it can be in a TLB."""
+        (mask, table), use, entries = self._table, self._use, self.entries
+        return (
+            entries in _SIZES
+            and mask == entries - 1 << _ENTRY_BITS
+            and table != 0
+            and use[_LARGE_PAGE] == use[_LARGE_PAGE_MASK] == _NONE
+            and max(use[_WINDOW_MOST], use[_USED]) <= entries
+            and use[_VICTIM] < _VICTIMS
+        )
 
     def keep_large(self) -> None:
         """Have it doubled by the next flush if it is too small, and not made smaller if it is just large enough."""

@@ -340,7 +340,7 @@ class Outgoing:
     def _hand_over(self) -> None:
         assert self._channel is not None
         if self._channel.two_way:
-            self._wait_until_loaded()
+            self._wait_for(Said(Message.SHUT, LOADED))
         else:
             self._channel.close()
         with self._deciding:
@@ -359,19 +359,17 @@ class Outgoing:
 
     def _let_catch_up(self, sender: RamSender) -> None:
         """Wait until the destination has read everything so far: otherwise the guest would stand still meanwhile."""
-        writer = Writer()
-        put_order(writer, ping(CAUGHT_UP))
-        sender.write(writer.data)
-        while self._hear_of_progress() != Said(Message.PONG, CAUGHT_UP):
-            pass
+        sender.write(_ping(CAUGHT_UP))
+        self._wait_for(Said(Message.PONG, CAUGHT_UP))
 
     def _meet(self) -> None:
         """Wait until the destination has read the head of the stream, and learn whether it is a mini-qemu."""
         while (said := self._hear_of_progress()) != Said(Message.PONG, self._token):
             self._peer_waits = self._peer_waits or said == Said(Message.PONG, ANSWER)
 
-    def _wait_until_loaded(self) -> None:
-        while self._hear_of_progress() != Said(Message.SHUT, LOADED):
+    def _wait_for(self, word: Said) -> None:
+        """Wait until the destination has said this, and not that it has given up."""
+        while self._hear_of_progress() != word:
             pass
 
     def _hear_of_progress(self) -> Said:
@@ -405,9 +403,7 @@ class Outgoing:
         assert self._channel is not None
         until = time.monotonic() + REDELIVERY_SECONDS
         typed = put_typed(self._guest.take_input())
-        writer = Writer()
-        put_order(writer, ping(GO))
-        word = bytes(writer.data)
+        word = _ping(GO)
         while True:
             try:
                 with self._channel.within(min(WORD_SECONDS, until - time.monotonic())):
@@ -448,3 +444,9 @@ class Outgoing:
         self._heard.clear()
         with contextlib.suppress(EmulatorError, OSError):
             self._channel = self._connect()
+
+
+def _ping(value: int) -> bytes:
+    writer = Writer()
+    put_order(writer, ping(value))
+    return bytes(writer.data)

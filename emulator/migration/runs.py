@@ -96,7 +96,7 @@ class Run:
             try:
                 values[index] = decode(values[index])
             except StreamError as error:
-                behind = struct.calcsize(">" + "".join(field.info.code for field in self._fields[index:]))
+                behind = struct.calcsize(">" + self._codes[index:])
                 error.offset = reader.offset - behind
                 error.within(self._fields[index].wire_name)
                 raise

@@ -81,6 +81,17 @@ def _li(rd: str, value: int) -> list[int]:
     return words
 
 
+def _open_memory(allowed: int = 0x1F) -> list[int]:
+    """Let supervisor and user mode at all of memory: one PMP entry, NAPOT, for reading, writing and executing."""
+    csrw = _csr(1)
+    return [
+        *_li("t1", (1 << 54) - 1),
+        csrw("zero", "pmpaddr0", "t1"),
+        *_li("t1", allowed),
+        csrw("zero", "pmpcfg0", "t1"),
+    ]
+
+
 def _j(offset: int) -> int:
     bits = offset & 0x1FFFFF
     return (bits >> 20) << 31 | (bits >> 1 & 0x3FF) << 21 | (bits >> 11 & 1) << 20 | (bits >> 12 & 0xFF) << 12 | 0x6F
@@ -106,6 +117,7 @@ ASSEMBLER = types.SimpleNamespace(
     csrw=lambda csr, rs1: _csr(1)("zero", csr, rs1),
     csrr=lambda rd, csr: _csr(2)(rd, csr, "zero"),
     j=_j,
+    open_memory=_open_memory,
     jr=lambda rs1: _i(0x67, 0, "zero", rs1, 0),
     ecall=0x00000073,
     ebreak=0x00100073,

@@ -29,10 +29,7 @@ def test_a_counter_is_read_where_all_modes_above_allow_it(
 ) -> None:
     guest.put(SPOT, read(0xC00 + counter), asm.ecall)
     guest.run(
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", 0x1F),
-        asm.csrw("pmpcfg0", "t1"),
+        asm.open_memory(),
         asm.li("t1", machine << counter),
         write(MCOUNTEREN),
         asm.li("t1", supervisor << counter),

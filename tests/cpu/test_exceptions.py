@@ -67,7 +67,7 @@ def test_ecall_from_machine_mode(guest, asm) -> None:
 def test_ecall_from_lower_modes(guest, asm, mode: int, cause: int) -> None:
     guest.put(SPOT, asm.ecall)
     guest.run(
-        *all_memory_allowed(asm),
+        asm.open_memory(),
         asm.li("t1", mode << 11),
         asm.csrw("mstatus", "t1"),
         asm.li("t2", SPOT),
@@ -77,15 +77,6 @@ def test_ecall_from_lower_modes(guest, asm, mode: int, cause: int) -> None:
     assert guest.trap() == (cause, SPOT, 0)
     assert guest["mstatus"] >> 11 & 3 == mode
     assert guest["priv"] == 3
-
-
-def all_memory_allowed(asm) -> list[list[int] | int]:
-    return [
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", 0x1F),
-        asm.csrw("pmpcfg0", "t1"),
-    ]
 
 
 @pytest.mark.parametrize("where", [NOTHING, NOTHING + 3, MROM - 0x1000, 1 << 40])
@@ -184,7 +175,7 @@ def test_a_delegated_exception_goes_to_supervisor_mode(guest, asm) -> None:
     guest.put(supervisor_handler, asm.csrr("s0", "scause"), asm.csrr("s1", "sepc"), asm.csrr("a3", "stval"), asm.ecall)
     guest.put(SPOT, asm.illegal)
     guest.run(
-        *all_memory_allowed(asm),
+        asm.open_memory(),
         asm.li("t1", 1 << 2),
         asm.csrw("medeleg", "t1"),
         asm.li("t1", supervisor_handler),

@@ -97,10 +97,7 @@ def test_a_delegated_software_interrupt_goes_to_supervisor_mode(guest, asm, shad
     guest.put(handler, asm.csrr("s0", "scause"), asm.csrr("s1", "sepc"), asm.ecall)
     guest.put(spot, asm.wfi, asm.j(-4))
     guest.run(
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", 0x1F),
-        asm.csrw("pmpcfg0", "t1"),
+        asm.open_memory(),
         asm.li("t1", SSIE),
         asm.csrw("mideleg", "t1"),
         asm.csrw("mie", "t1"),

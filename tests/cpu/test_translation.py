@@ -39,10 +39,7 @@ def in_supervisor_mode(guest, asm, mode: int, *program, status: int = 0, allowed
     map_page(guest, mode, CODE, CODE, V | R | X | A | D)
     guest.put(CODE, *program, asm.ecall)
     guest.run(
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", allowed),
-        asm.csrw("pmpcfg0", "t1"),
+        asm.open_memory(allowed),
         asm.li("t1", mode << 60 | ROOT >> 12),
         asm.csrw("satp", "t1"),
         asm.sfence_vma,
@@ -134,10 +131,7 @@ def test_machine_mode_with_mprv_sees_what_the_previous_mode_would(guest, asm) ->
     map_page(guest, SV39, PAGE, RAM + 0x8000, V | R | A)
     guest.machine.write(RAM + 0x8000, (5).to_bytes(8, "little"))
     guest.run(
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", 0x1F),
-        asm.csrw("pmpcfg0", "t1"),
+        asm.open_memory(),
         asm.li("t1", SV39 << 60 | ROOT >> 12),
         asm.csrw("satp", "t1"),
         asm.li("t1", 1 << 17 | 1 << 11),

@@ -13,10 +13,7 @@ CODE = RAM + 0x1000
 def run_in_user_mode(guest, asm) -> None:
     guest.put(CODE, asm.ecall)  # writing flushes what was translated, and the TLBs
     guest.run(
-        asm.li("t1", (1 << 54) - 1),
-        asm.csrw("pmpaddr0", "t1"),
-        asm.li("t1", 0x1F),
-        asm.csrw("pmpcfg0", "t1"),
+        asm.open_memory(),
         asm.li("t2", CODE),
         asm.csrw("mepc", "t2"),
         asm.csrw("mstatus", "zero"),
