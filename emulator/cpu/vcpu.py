@@ -351,7 +351,9 @@ class Vcpu:
 
     def _on_block(self, address: int, size: int) -> None:
         self._block, stopped_in, self._stopped_in = address, self._stopped_in, None
-        if log.enabled(log.interrupts) and address != stopped_in:
+        if address == stopped_in:
+            return  # told already, and has not run since
+        if log.enabled(log.interrupts):
             log_interrupt(self.env)
         if log.enabled(log.executed):
             log.executed.debug("Trace %d: 0x%x %s", self.hart, address, MODES[self.env["priv"]])

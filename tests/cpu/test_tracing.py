@@ -116,10 +116,10 @@ def test_code_is_shown_once_for_each_place_in_memory(follow: Any, guest: Any, as
     assert sum("0x0000000080000404" in line for line in lines) == 1  # in the handler
 
 
-def test_an_interrupt_is_told_once_though_its_handler_is_stopped_before_it_begins(
+def test_an_interrupt_and_its_handler_are_told_once_though_that_is_stopped_before_it_begins(
     follow: Any, guest: Any, asm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = follow(log.interrupts)
+    lines, blocks = follow(log.interrupts), follow(log.executed)
     begun, enter = [], Vcpu._on_block
 
     def on_block(vcpu: Vcpu, address: int, size: int) -> None:
@@ -134,3 +134,4 @@ def test_an_interrupt_is_told_once_though_its_handler_is_stopped_before_it_begin
     guest.run(*raise_msip, asm.li("t0", 0x200_0000), asm.li("t1", 1), asm.sw("t1", 0, "t0"), asm.j(0))
     assert len(begun) == 2
     assert len(lines) == 1
+    assert blocks.count(f"Trace 0: 0x{HANDLER:x} M") == 1
