@@ -1,14 +1,17 @@
 """Live migration beside QEMU's: the same guest between two processes of the same emulator, without a rate limit.
 
-Times and downtimes are those that each emulator tells in `info migrate`. The silence is measured from outside: from the
-last byte that the guest sends on one side to the first on the other. Memory is the most that a process has ever had in
-use, less the guest's own.
+Times and downtimes are those that each emulator tells in `info migrate`; what it counts as downtime is its idea. The
+standstill is the same for all: from QMP's event `STOP` at the source to `RESUME` at the destination. The silence is
+measured from outside: from the last byte that the guest sends on one side to the first on the other. Memory is the most
+that a process has ever had in use, less the guest's own.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import re
+import socket
 import statistics
 import struct
 import subprocess
@@ -73,12 +76,29 @@ class Serial:
             return found
 
 
+class Events:
+    """What a process says on its QMP connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._lines = connection.makefile("rb")
+        connection.sendall(b'{"execute": "qmp_capabilities"}\n')
+
+    def moment(self, event: str) -> float:
+        """Block until it has been said; when that was, by the host's clock, in milliseconds."""
+        for line in self._lines:
+            said = json.loads(line)
+            if said.get("event") == event:
+                return said["timestamp"]["seconds"] * 1000 + said["timestamp"]["microseconds"] / 1000
+        raise RuntimeError(f"the emulator ended and has not said {event}")
+
+
 class Side:
     """One of the two processes."""
 
-    def __init__(self, process: subprocess.Popen[bytes], monitor: Monitored) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], monitor: Monitored, events: Events) -> None:
         self.process = process
         self.monitor = monitor
+        self.events = events
         self.serial = Serial(monitor.serial)
 
     def type(self, line: str) -> None:
@@ -95,16 +115,16 @@ class Side:
 
 
 @contextmanager
-def side(subject: Subject, folder: Path, ram_mib: int, *options: str) -> Iterator[Side]:
-    """A process with its monitor; killed at the end."""
-    path = folder / f"monitor{len(list(folder.iterdir()))}"
+def side(subject: Subject, folder: Path, name: str, ram_mib: int, *options: str) -> Iterator[Side]:
+    """A process with its monitors; killed at the end."""
+    human, machine = folder / f"{name}.monitor", folder / f"{name}.qmp"
     command = [*subject.command, "-M", "virt", "-cpu", "sifive-u54", "-m", f"{ram_mib}M", "-nodefaults"]
     command += ["-display", "none", "-bios", "none", "-serial", "stdio"]
-    command += ["-monitor", f"unix:{path},server=on,wait=off", *options]
+    command += ["-monitor", f"unix:{human},server=on,wait=off", "-qmp", f"unix:{machine},server=on,wait=off", *options]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
-        with connected(path, process) as monitor:
-            yield Side(process, Monitored(process, monitor))
+        with connected(human, process) as monitor, connected(machine, process) as qmp:
+            yield Side(process, Monitored(process, monitor), Events(qmp))
     finally:
         process.kill()
         process.wait()
@@ -119,13 +139,13 @@ def pair(subject: Subject, ram_mib: int, kernel: Path | bytes) -> Iterator[tuple
             image = folder / "guest.elf"
             image.write_bytes(kernel)
             kernel = image
-        source = stack.enter_context(side(subject, folder, ram_mib, "-kernel", str(kernel)))
-        destination = stack.enter_context(side(subject, folder, ram_mib, "-incoming", "defer"))
+        source = stack.enter_context(side(subject, folder, "source", ram_mib, "-kernel", str(kernel)))
+        destination = stack.enter_context(side(subject, folder, "destination", ram_mib, "-incoming", "defer"))
         yield source, destination, folder
 
 
 def migrate(source: Side, destination: Side, uri: str) -> Figures:
-    """Move the guest; how long that took and how long it stood still, as the source tells it."""
+    """Move the guest; how long that took and how long it stood still, as the source tells it and as it was."""
     destination.monitor.ask(f"migrate_incoming {uri}")
     if uri.endswith(":0"):
         found = re.search(r"socket address: \[\s+(tcp:[\d.:]+)", destination.monitor.ask("info migrate"))
@@ -137,10 +157,10 @@ def migrate(source: Side, destination: Side, uri: str) -> Figures:
         if "failed" in said:
             raise RuntimeError(said)
         time.sleep(OBSERVE_SECONDS)
-    while "running" not in destination.monitor.ask("info status"):
-        pass  # a QEMU source has sent everything, and what is typed at a QEMU that is still loading may be lost
+    # Waits until the guest runs there: what is typed at a QEMU that is still loading may be lost.
+    standstill = destination.events.moment("RESUME") - source.events.moment("STOP")
     times = {what: float(ms) for what, ms in re.findall(r"(total time|downtime): (\d+) ms", said)}
-    return {"time": times["total time"], "downtime": times["downtime"]}
+    return {"time": times["total time"], "downtime": times["downtime"], "standstill": standstill}
 
 
 def compare(subjects: list[Subject], rounds: int, sizes_mib: list[int]) -> dict[str, Figures]:
@@ -174,8 +194,7 @@ def _full(subject: Subject, ram_mib: int, kind: str) -> Figures:
         destination.serial.wait_for(rb"\.")
         size = f"{kind}, {ram_mib} MiB, {data_mib} random"
         return {
-            f"{size}: time, ms": took["time"],
-            f"{size}: downtime, ms": took["downtime"],
+            **{f"{size}: {what}, ms": ms for what, ms in took.items()},
             f"{size}: silence of the guest, ms": 1000 * (destination.serial.first - source.serial.last),
             f"{size}: memory of the source, MiB": source.peak_mib() - data_mib - FILLED_MIB,
             f"{size}: memory of the destination, MiB": destination.peak_mib() - data_mib - FILLED_MIB,
