@@ -184,16 +184,13 @@ class Outgoing:
         self._channel = channel = self._connect()
         if self._cancelled.is_set():
             raise MigrationError("cancelled")
+        sender = RamSender(
+            channel, self._figures, limit=lambda: self._settings.number("max-bandwidth"), rest=self._cancelled.wait
+        )
+        sender.write(self._setup())  # which the destination reads meanwhile
         log = open_dirty_log(self._guest.blocks)
         self._figures.dirty_log = log.name
         try:
-            sender = RamSender(
-                channel,
-                self._figures,
-                limit=lambda: self._settings.number("max-bandwidth"),
-                rest=self._cancelled.wait,
-            )
-            sender.write(self._setup())
             if channel.two_way:
                 self._meet()
             channel.prepare()
@@ -354,6 +351,7 @@ class Outgoing:
                 self._say_go()
         finally:
             self._figures.downtime = time.monotonic() - self._frozen_at
+            self._progress.stop_clock()
             with contextlib.suppress(EmulatorError):  # nothing runs in a machine that has been closed
                 self._guest.give_up()
 

@@ -189,11 +189,15 @@ class Progress:
             if error is not None:
                 self.error = error
             if not self.is_under_way:
-                self._ended = time.monotonic()
+                self.stop_clock()
                 self.figures.total_time = self.elapsed()
             self._lock.notify_all()
             self.on_change(status)  # with the lock, so that changes are told in their order
         return True
+
+    def stop_clock(self) -> None:
+        """What follows is only cleaned up, and counts for nobody's time; only the first call of a migration counts."""
+        self._ended = self._ended or time.monotonic()
 
     def wait_while(self, status: Status) -> None:
         """Block while the state is `status`."""

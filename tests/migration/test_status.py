@@ -39,3 +39,12 @@ def test_changes_are_told_in_their_order() -> None:
     progress.change(Status.CANCELLING)
     other.join()
     assert told == [Status.SETUP, Status.CANCELLING, Status.CANCELLED]
+
+
+def test_cleaning_up_does_not_count_as_time() -> None:
+    progress = Progress()
+    progress.begin()
+    progress.stop_clock()
+    taken = progress.elapsed()
+    assert progress.change(Status.FAILED)
+    assert progress.figures.total_time == progress.elapsed() == taken
