@@ -18,7 +18,7 @@ import pytest
 
 from emulator import Elapsed, Machine, Serial
 from emulator.migration import incoming, outgoing
-from emulator.migration.outgoing import Outgoing
+from emulator.migration.peer import Peer
 from emulator.migration.returnpath import TYPED_LENGTH, Message, Said, message
 from emulator.migration.status import Status
 from emulator.runstate import RunState
@@ -230,14 +230,14 @@ def test_a_guest_moves_back_and_forth(pair: Pair) -> None:
 
 
 def test_cancelling_comes_too_late_once_the_guest_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    say_go = Outgoing._say_go
+    say_go = Peer.say_go
 
-    def cancel_first(outgoing: Outgoing) -> None:
-        outgoing.cancel()
-        say_go(outgoing)
+    def cancel_first(peer: Peer, typed: bytes) -> None:
+        after.migration.cancel()
+        say_go(peer, typed)
 
-    monkeypatch.setattr(Outgoing, "_say_go", cancel_first)
-    before = pair.there
+    monkeypatch.setattr(Peer, "say_go", cancel_first)
+    before, after = pair.there, pair.here
     pair.move()
     assert pair.here is before
     assert pair.ask() == pair.crc

@@ -18,7 +18,7 @@ from emulator import Machine, Serial
 from emulator.boards.layout import RAM_BLOCK
 from emulator.core.errors import ChannelError, ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock
-from emulator.migration import incoming, outgoing
+from emulator.migration import incoming, outgoing, peer
 from emulator.migration.channel import Address
 from emulator.migration.comparison import ComparisonLog
 from emulator.migration.errors import MigrationError
@@ -65,11 +65,11 @@ def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) 
 def migrate_to_one_that(ending: Callable[[socket.socket], None], source: Machine) -> Status:
     """Migrate over a socket pair to a peer that takes the whole guest and then does `ending`; how that has ended."""
     here, there = socket.socketpair()
-    peer = threading.Thread(target=receive, args=(there, ending))
-    peer.start()
+    receiver = threading.Thread(target=receive, args=(there, ending))
+    receiver.start()
     source.migration.migrate(f"fd:{here.detach()}")
     status = source.migration.wait(PATIENCE_SECONDS)
-    peer.join()
+    receiver.join()
     return status
 
 
@@ -118,8 +118,8 @@ def chatter(connection: socket.socket) -> None:
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "REDELIVERY_SECONDS", 0.5)
-    monkeypatch.setattr(outgoing, "WORD_SECONDS", 0.2)
+    monkeypatch.setattr(peer, "REDELIVERY_SECONDS", 0.5)
+    monkeypatch.setattr(peer, "WORD_SECONDS", 0.2)
     monkeypatch.setattr(outgoing, "SWITCHOVER_SECONDS", 0.2)
     monkeypatch.setattr(incoming, "REDELIVERY_SECONDS", 0.5)
     monkeypatch.setattr(incoming, "WORD_SECONDS", 0.2)
@@ -179,7 +179,7 @@ def test_guest_runs_where_a_source_falls_silent_after_its_last_word_but_one(
     """It says that the guest is given up, keeps the connection and is never heard of again."""
     impatient(monkeypatch)
     silent = threading.Event()
-    monkeypatch.setattr(outgoing, "HEARD", b"")
+    monkeypatch.setattr(peer, "HEARD", b"")
     clean_up = outgoing.Outgoing._clean_up
     monkeypatch.setattr(outgoing.Outgoing, "_clean_up", lambda this: silent.wait(PATIENCE_SECONDS) and clean_up(this))
     source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
@@ -193,7 +193,7 @@ def test_guest_runs_where_it_was_given_to_if_what_was_typed_never_comes(
     source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch)
-    monkeypatch.setattr(outgoing, "put_typed", lambda _data: b"")
+    monkeypatch.setattr(peer, "put_typed", lambda _data: b"")
     source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
     target.migration.wait_for_guest(PATIENCE_SECONDS)
     source.migration.wait(PATIENCE_SECONDS)
