@@ -47,6 +47,8 @@ class LiveMigration:
         self.progress.on_pass = self._passed
         self.way_back = True
         """Whether the destination of the latest outgoing migration can say that it has everything."""
+        self.report_error: FileError | None = None
+        """Why the report of the latest outgoing migration could not be written, until `wait` has raised it."""
         self.autostart = True
         """Whether a guest that ran where it comes from goes on here at once."""
         self.address: str | None = None
@@ -57,7 +59,6 @@ class LiveMigration:
         self._listener: Listener | None = None
         self._arriving: Incoming | None = None
         self._sending: threading.Thread | None = None
-        self._report_error: FileError | None = None
         self._threads: list[threading.Thread] = []
 
     # Outgoing
@@ -70,11 +71,14 @@ class LiveMigration:
         address = parse_uri(uri)
         destination = None if report is None else report_path(report)
         self._check_free()
+        guest = _Guest(self._machine)
+        if not self.progress.is_under_way and self._sending is not None:
+            self._sending.join()  # its report is still being written, from the same figures
         if not self.progress.begin():
             raise MigrationError("There's a migration process in progress")
-        self._report_error = None
+        self.report_error = None
         self._outgoing = Outgoing(
-            _Guest(self._machine),
+            guest,
             self.settings,
             self.progress,
             lambda: self._connect(address),
@@ -89,7 +93,7 @@ class LiveMigration:
         """
         if self.progress.wait_to_end(timeout) and self._sending is not None:
             self._sending.join()
-        error, self._report_error = self._report_error, None
+        error, self.report_error = self.report_error, None
         if error is not None:
             raise error
         return self.progress.status
@@ -114,7 +118,7 @@ class LiveMigration:
         try:
             write_report(report, recorder)
         except FileError as error:
-            self._report_error = error
+            self.report_error = error
 
     def _connect(self, address: Address) -> Channel:
         channel = connect(address, tls=self._credentials())
@@ -146,9 +150,12 @@ class LiveMigration:
         if not self.incoming.begin():
             raise MigrationError("The incoming migration has already been started")
         try:
-            self._listener = listener = listen(address, tls=self._credentials())
-            if self._machine.status is not RunState.INMIGRATE:
-                self._machine.transfer.expect()
+            with contextlib.ExitStack() as undo:
+                self._listener = listener = listen(address, tls=self._credentials())
+                undo.callback(listener.close)
+                if self._machine.status is not RunState.INMIGRATE:
+                    self._machine.transfer.expect()
+                undo.pop_all()
         except BaseException as error:
             self.incoming.change(Status.FAILED, str(error))
             raise
@@ -178,6 +185,7 @@ class LiveMigration:
         try:
             with contextlib.closing(listener):
                 if _is_whole_file(listener.address):
+                    self.address = None
                     self.incoming.change(Status.ACTIVE)
                     self._load(Path(listener.address.path))
                 else:

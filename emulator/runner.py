@@ -110,10 +110,11 @@ class Runner:
             try:
                 return future.result(timeout=1)
             except TimeoutError:
-                if not self._thread.is_alive() and not future.done():
-                    raise ConfigError("the machine has been closed") from None
+                is_alive = self._thread.is_alive()
                 if future.done():
-                    raise
+                    return future.result()  # it has ended just now, or the error is its own
+                if not is_alive:
+                    raise ConfigError("the machine has been closed") from None
 
     def post(self, function: Callable[[], None]) -> None:
         """Have `function` run on the machine's thread soon; from any thread, returns at once."""

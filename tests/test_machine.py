@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,29 @@ def test_an_error_in_a_call_reaches_the_caller_only(toy: Machine) -> None:
     with pytest.raises(KeyError):
         _ = toy.cpu["x32"]
     at_prompt(toy)
+
+
+def test_a_call_that_ends_just_when_waiting_for_it_does_has_its_result(
+    toy: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, late = Future.result, iter([True])
+
+    def too_early(future: Future[int], timeout: float | None = None) -> int:
+        result = wait(future, timeout)
+        if next(late, False):
+            raise TimeoutError
+        return result
+
+    monkeypatch.setattr(Future, "result", too_early)
+    assert toy.call(lambda: 5) == 5
+
+
+def test_a_call_may_run_into_a_time_limit_of_its_own(toy: Machine) -> None:
+    def give_up() -> None:
+        raise TimeoutError("the disk does not answer")
+
+    with pytest.raises(TimeoutError, match="the disk does not answer"):
+        toy.call(give_up)
 
 
 def test_an_idle_guest_uses_no_cpu(toy: Machine) -> None:

@@ -151,13 +151,15 @@ class Incoming:
         """Load the guest and wait until it may go on here; raises EmulatorError or OSError if it may not."""
         try:
             loaded = self._load()
+            if not self._channel.two_way:
+                self._channel.close()  # a command that has failed may have left something out
+            self.was_running = self._host.adopt(loaded)
         except BaseException as error:
             with contextlib.suppress(EmulatorError, OSError):
                 if self._greeted:
                     self._say(Said(Message.REASON, text=str(error)))
                 self._say(Said(Message.SHUT, REFUSED))
             raise
-        self.was_running = self._host.adopt(loaded)
         self._say(Said(Message.SHUT, LOADED))
         if self._token is not None:
             self.typed = self._wait_for_go(self._token)

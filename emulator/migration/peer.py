@@ -43,8 +43,9 @@ RETRY_SECONDS = 0.1
 class Peer:
     """The destination behind a connection, which `connect()` opens; also again, where one `can_return` to it.
 
-    Where the transport has no way back nothing is heard: it is a file or a command. Raises what `connect` raises; all
-    that waits raises MigrationError if the destination gives up, and ChannelError if the connection does.
+    Where the transport has no way back nothing is heard: it is a file or a command. Raises what `connect` raises. All
+    that waits raises MigrationError if the destination gives up or closes the connection, ChannelError if that breaks,
+    and FramingError for what is no message.
     """
 
     def __init__(self, connect: Callable[[], Channel], *, can_return: bool) -> None:
@@ -87,10 +88,12 @@ class Peer:
         self.channel.prepare()
 
     def let_catch_up(self) -> None:
-        """Wait until it has read everything so far: otherwise the guest would stand still meanwhile."""
+        """Wait until it has read everything so far, or that is safe: the guest would stand still meanwhile."""
         if self.channel.two_way:
             self.channel.write(_orders(ping(CAUGHT_UP)))
             self._wait_for(Said(Message.PONG, CAUGHT_UP))
+        else:
+            self.channel.flush()
 
     # When it stands still
 

@@ -69,10 +69,12 @@ class Recorder:
 
 
 def report_path(path: str | Path) -> Path:
-    """Where a report is to go, if it can be told from the name what it is to be; raises ConfigError."""
+    """Where a report is to go, if that can be and the name tells what it is to be; raises ConfigError."""
     path = Path(path)
     if path.suffix not in (".html", ".json"):
         raise ConfigError(f"report '{path}': the name must end in .html or .json")
+    if not path.parent.is_dir():
+        raise ConfigError(f"report '{path}': '{path.parent}' is no directory")
     return path
 
 

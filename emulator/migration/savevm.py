@@ -146,13 +146,14 @@ class Loaded:
     def adopt(self, subject: Subject) -> None:
         """Let the machine, which must be stopped, take over everything.
 
-        Raises ConfigError if the system cannot move the memory about, and then nothing has changed.
+        Raises ConfigError if the system has no memory or cannot move it about, and then nothing has changed.
         """
+        for block in subject.blocks:
+            if block.name not in self.ram:  # tables for firmware, which the stream need not have
+                self.ram[block.name] = StagedMemory(block.size)
         exchanged: list[RamBlock] = []
         try:
             for block in subject.blocks:
-                if block.name not in self.ram:  # tables for firmware, which the stream need not have
-                    self.ram[block.name] = StagedMemory(block.size)
                 block.exchange(self.ram[block.name])
                 exchanged.append(block)
         except MemoryError as error:

@@ -65,6 +65,9 @@ class Channel:
         """
         raise NotImplementedError
 
+    def flush(self) -> None:
+        """Bring to safety what was written so far, if `close` would: less is left for that to wait for."""
+
     def shutdown(self) -> None:
         """Give the stream up: whoever is blocked in it returns, with an error or with 0. Harmless when repeated."""
         raise NotImplementedError
@@ -210,6 +213,14 @@ class DescriptorChannel(Channel):
         except OSError as error:
             raise self._failure(what, error) from error
 
+    def flush(self) -> None:
+        """See `Channel.flush`: a file is on the disk then."""
+        try:
+            if self._wrote and not self._given_up and stat.S_ISREG(os.fstat(self._fd).st_mode):
+                os.fsync(self._fd)
+        except OSError as error:
+            raise self._failure("finish", error) from error
+
     def shutdown(self) -> None:
         """See `Channel.shutdown`."""
         self._given_up = True
@@ -221,10 +232,7 @@ class DescriptorChannel(Channel):
         if self._fd < 0:
             return
         try:
-            if self._wrote and not self._given_up and stat.S_ISREG(os.fstat(self._fd).st_mode):
-                os.fsync(self._fd)
-        except OSError as error:
-            raise self._failure("finish", error) from error
+            self.flush()
         finally:
             self._release()
 

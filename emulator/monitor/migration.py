@@ -140,7 +140,11 @@ def show_info(context: Context, arguments: Arguments) -> dict[str, Any]:
     migration = context.machine.migration
     ours: dict[str, Any] = {}
     if migration.progress.status is not Status.NONE:
-        ours = {"dirty-log": migration.progress.figures.dirty_log, "way-back": migration.way_back}
+        ours = {
+            "dirty-log": migration.progress.figures.dirty_log,
+            "way-back": migration.way_back,
+            "report-error": migration.report_error,
+        }
     return {"migration": query(context, arguments), "ours": ours}
 
 

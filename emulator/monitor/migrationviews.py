@@ -80,6 +80,8 @@ def _lines(info: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
         if ours["dirty-log"]:
             yield f"dirty log: {ours['dirty-log']}"
         yield f"guest given up: {GIVEN_UP[ours['way-back']]}"
+        if ours["report-error"]:
+            yield f"report: {ours['report-error']}"
 
 
 GIVEN_UP = {

@@ -98,7 +98,8 @@ def test_failed_migration_has_a_report_as_well(source: Machine, tmp_path: Path) 
 
 
 def test_report_that_cannot_be_written_is_told_to_who_waits(source: Machine, tmp_path: Path) -> None:
-    source.migration.migrate("exec:cat >/dev/null", report=tmp_path / "nowhere" / "report.html")
+    (tmp_path / "report.html").mkdir()
+    source.migration.migrate("exec:cat >/dev/null", report=tmp_path / "report.html")
     with pytest.raises(FileError, match="cannot write"):
         source.migration.wait(60)
     assert source.migration.wait(60) is Status.COMPLETED

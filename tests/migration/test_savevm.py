@@ -280,6 +280,24 @@ def test_memory_that_cannot_be_exchanged_leaves_everything_as_it_was(
     assert not board.journal
 
 
+def test_memory_that_is_not_to_be_had_for_a_block_of_ours_alone_leaves_everything_as_it_was(
+    board: Board, stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream has none of that block, as one of an older machine has no tables for firmware."""
+
+    def fail(_size: int) -> None:
+        raise ConfigError("cannot map 4096 bytes of memory")
+
+    with savevm.load(board.subject, memoryview(stream), -1) as loaded:
+        board.blocks.append(RamBlock("ours", PAGE_SIZE))
+        before = board.save()
+        monkeypatch.setattr(savevm, "StagedMemory", fail)
+        with pytest.raises(ConfigError, match="cannot map"):
+            loaded.adopt(board.subject)
+    assert board.save() == before
+    assert not board.journal
+
+
 # The mapped layout
 
 

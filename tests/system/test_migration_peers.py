@@ -49,17 +49,25 @@ def target() -> Iterator[Machine]:
 def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) -> None:
     """Answer as a mini-qemu does until the whole guest has come, and then do `ending`."""
     hello, stream = HELLO.to_bytes(4, "big"), b""
-    while len(stream.partition(hello)[2]) < 9:  # a ping with the token follows
-        stream += connection.recv(4096)
-    token = int.from_bytes(stream.partition(hello)[2][5:9], "big")
-    connection.sendall(b"".join(message(Said(Message.PONG, value)) for value in (HELLO, ANSWER, token)))
-    while CAUGHT_UP.to_bytes(4, "big") not in stream:
-        stream = stream[-TAIL:] + connection.recv(65536)
-    connection.sendall(message(Said(Message.PONG, CAUGHT_UP)))
-    while not END.search(stream):
-        stream = stream[-TAIL:] + connection.recv(65536)
-    with contextlib.suppress(OSError):
+    with connection, contextlib.suppress(OSError):
+        while len(stream.partition(hello)[2]) < 9:  # a ping with the token follows
+            stream += some_of(connection)
+        token = int.from_bytes(stream.partition(hello)[2][5:9], "big")
+        connection.sendall(b"".join(message(Said(Message.PONG, value)) for value in (HELLO, ANSWER, token)))
+        while CAUGHT_UP.to_bytes(4, "big") not in stream:
+            stream = stream[-TAIL:] + some_of(connection)
+        connection.sendall(message(Said(Message.PONG, CAUGHT_UP)))
+        while not END.search(stream):
+            stream = stream[-TAIL:] + some_of(connection)
         ending(connection)
+
+
+def some_of(connection: socket.socket) -> bytes:
+    """What comes next; ConnectionError at the end."""
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionError("the source has gone")
+    return data
 
 
 def migrate_to_one_that(ending: Callable[[socket.socket], None], source: Machine) -> Status:
