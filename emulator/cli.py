@@ -378,6 +378,7 @@ def _expect(machine: Machine, console: Console, uri: str, *, stopped: bool) -> N
     """
     migration = machine.migration
     migration.autostart = not stopped
+    migration.on_dropped = lambda why: _announce(_one_line(str(why)))
     if uri == "defer":
         migration.on_refused = lambda reason: _announce(f"no guest has come: {_one_line(reason)}")
         return

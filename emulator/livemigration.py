@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emulator.boards.machinetypes import WIRE_NAME
-from emulator.core.errors import EmulatorError, FileError
+from emulator.core.errors import FileError
 from emulator.core.memory import RamBlock
-from emulator.migration.channel import Channel, Listener, TlsCredentials, connect, listen
+from emulator.migration.channel import Channel, ChannelError, Listener, TlsCredentials, connect, listen
 from emulator.migration.devices import rehearse_loading
 from emulator.migration.errors import MigrationError
 from emulator.migration.incoming import Incoming
@@ -55,6 +55,8 @@ class LiveMigration:
         """Where a guest is expected, as a URI, while nobody has connected."""
         self.on_refused: Callable[[str], None] = lambda _reason: None
         """Called on a thread of its own when an expected guest has not come, with the reason."""
+        self.on_dropped: Callable[[ChannelError], None] = lambda _why: None
+        """Called on a thread of its own for each client that was dropped as it did not agree on TLS."""
         self._outgoing: Outgoing | None = None
         self._listener: Listener | None = None
         self._arriving: Incoming | None = None
@@ -151,7 +153,7 @@ class LiveMigration:
             raise MigrationError("The incoming migration has already been started")
         try:
             with contextlib.ExitStack() as undo:
-                self._listener = listener = listen(address, tls=self._credentials())
+                self._listener = listener = listen(address, tls=self._credentials(), on_dropped=self.on_dropped)
                 undo.callback(listener.close)
                 if self._machine.status is not RunState.INMIGRATE:
                     self._machine.transfer.expect()
@@ -221,12 +223,8 @@ class LiveMigration:
         self._machine.transfer.arrive(running=was_running and self.autostart)
 
     def _start(self, name: str, work: Callable[[], None]) -> threading.Thread:
-        def run() -> None:
-            with contextlib.suppress(EmulatorError):  # the machine may be closed meanwhile
-                work()
-
         self._threads = [thread for thread in self._threads if thread.is_alive()]
-        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread = threading.Thread(target=work, name=name, daemon=True)
         thread.start()  # before anybody can join it
         self._threads.append(thread)
         return thread
@@ -255,6 +253,7 @@ class _Guest:
         self.registry = machine.transfer.registry
         self.uuid = machine.config.uuid
         self.thaw, self.give_up = machine.transfer.thaw, machine.transfer.give_up
+        self.throttle = machine.transfer.throttle
         self.take_input = machine.serial.port.take
         self._machine = machine
 
@@ -265,7 +264,3 @@ class _Guest:
             return self._machine.transfer.freeze(for_qemu=for_qemu)
         finally:
             self._machine.on_stopping(False)
-
-    def throttle(self, percent: int) -> None:
-        """See `outgoing.Guest`; the migration does not wait for it."""
-        self._machine.post(lambda: self._machine.transfer.throttle(percent))

@@ -102,10 +102,7 @@ class Transfer:
         def go_on() -> None:
             before, self._frozen = self._frozen, None
             if before is not None and runner.status is RunState.FINISH_MIGRATE:
-                runner.status = before if before is not RunState.RUNNING else RunState.PAUSED
-                runner.poll_input()
-                if before is RunState.RUNNING:
-                    runner.go_on()
+                self._settle(before)
 
         runner.call(go_on)
 
@@ -119,8 +116,8 @@ class Transfer:
         self.runner.call(leave)
 
     def throttle(self, percent: int) -> None:
-        """Let the vCPU rest for so much of its time, 0 to 99 %."""
-        self.runner.call(lambda: setattr(self.runner, "throttle", percent))
+        """Let the vCPU rest for so much of its time, 0 to 99 %, from soon on."""
+        self.runner.post(lambda: setattr(self.runner, "throttle", percent))
 
     # Coming
 
@@ -149,14 +146,7 @@ class Transfer:
 
     def arrive(self, *, running: bool) -> None:
         """The adopted guest is this machine's from now on, and goes on or is paused."""
-
-        def begin() -> None:
-            self.runner.status = RunState.PAUSED
-            self.runner.poll_input()
-            if running:
-                self.runner.go_on()
-
-        self.runner.call(begin)
+        self.runner.call(lambda: self._settle(RunState.RUNNING if running else RunState.PAUSED))
 
     @property
     def registry(self) -> Registry:
@@ -174,6 +164,13 @@ class Transfer:
         """The machine as streams see it, whose guest stands still, with these changes; see `Runner.held`."""
         with self.runner.held():
             yield self._subject(changes)
+
+    def _settle(self, status: RunState) -> None:
+        """A guest that was between two machines is this one's: it runs, or is in that state."""
+        self.runner.status = RunState.PAUSED if status is RunState.RUNNING else status
+        self.runner.poll_input()
+        if status is RunState.RUNNING:
+            self.runner.go_on()
 
     def _changes(self, *, for_qemu: bool = False) -> Changes | None:
         """What is changed in a stream that is, or may be, for a QEMU."""

@@ -38,11 +38,11 @@ def connect(address: Address, *, tls: TlsCredentials | None = None, timeout: flo
 
 
 def listen(
-    address: Address, *, tls: TlsCredentials | None = None, on_refused: Callable[[ChannelError], None] | None = None
+    address: Address, *, tls: TlsCredentials | None = None, on_dropped: Callable[[ChannelError], None] | None = None
 ) -> Listener:
     """Listen on a socket, or open the one stream that a descriptor, file or command is. Raises ChannelError.
 
-    A client that does not agree on TLS is dropped, and `on_refused` told why; others can still come.
+    A client that does not agree on TLS is dropped, and `on_dropped` told why; others can still come.
     """
     name = address.quoted()
     if address.kind == "tcp" and not address.host:
@@ -50,7 +50,7 @@ def listen(
     context = _context(address, tls, server=True)
     with _named(f"listen on {name}"):
         if address.is_endpoint:
-            return SocketListener(_endpoint(address), context, on_refused)
+            return SocketListener(_endpoint(address), context, on_dropped)
         return SingleListener(address, _single(address, context, tls, HANDSHAKE_SECONDS, reading=True))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from emulator.core.memory import PAGE_SIZE
-from emulator.migration.errors import StreamError, SubsectionError, UnknownSectionError
+from emulator.migration.errors import MigrationError, StreamError, SubsectionError, UnknownSectionError
 from emulator.migration.format import (
     Heading,
     Mark,
@@ -26,7 +26,10 @@ from emulator.migration.wire import Reader, Writer
 
 
 def put_devices(registry: Registry, writer: Writer) -> bytes:
-    """Append every section but RAM, and return the stream's description of itself; raises StateError."""
+    """Append every section but RAM, and return the stream's description of itself.
+
+    Raises StateError, and MigrationError if there is one that is not to be saved.
+    """
     described = []
     for entry, state in _needed(registry):
         put_heading(writer, _heading(entry))
@@ -44,7 +47,7 @@ def put_devices(registry: Registry, writer: Writer) -> bytes:
 
 
 def device_sections(registry: Registry) -> Iterator[bytearray]:
-    """The same sections one after the other, in half the time as nothing is described; raises StateError."""
+    """The same sections one after the other, in half the time as nothing is described; raises the same."""
     for entry, state in _needed(registry):
         writer = Writer()
         put_heading(writer, _heading(entry))
@@ -55,6 +58,8 @@ def device_sections(registry: Registry) -> Iterator[bytearray]:
 
 def _needed(registry: Registry) -> Iterator[tuple[Entry, Any]]:
     for entry in registry:
+        if entry.description.unmigratable:
+            raise MigrationError(f"State blocked by non-migratable device '{entry}'")
         state = entry.owner.state
         if entry.description.is_needed(state):
             yield entry, state

@@ -65,9 +65,6 @@ class Order(NamedTuple):
     data: bytes = b""
 
 
-SECTIONS = (Mark.START, Mark.PART, Mark.END, Mark.FULL)
-
-
 class Heading(NamedTuple):
     """How a section begins; a part and an end have the name and version of their start."""
 

@@ -65,18 +65,18 @@ class SingleListener(Listener):
 class SocketListener(Listener):
     """A listening socket; with a `context`, clients agree on TLS side by side: one that stalls holds up nobody else.
 
-    `on_refused` hears of those that do not agree. Raises OSError if the address cannot be had.
+    `on_dropped` hears of those that do not agree. Raises OSError if the address cannot be had.
     """
 
     def __init__(
-        self, endpoint: Endpoint, context: ssl.SSLContext | None, on_refused: Callable[[ChannelError], None] | None
+        self, endpoint: Endpoint, context: ssl.SSLContext | None, on_dropped: Callable[[ChannelError], None] | None
     ) -> None:
         self._listener = endpoint.listen(HANDSHAKES)
         self._listener.setblocking(False)
         super().__init__(parse_uri(endpoint.name(self._listener)))
         self._endpoint = endpoint
         self._context = context
-        self._on_refused = on_refused
+        self._on_dropped = on_dropped
         self._name = self.address.quoted()
         self._closed = False
         self._accepting = threading.Lock()
@@ -158,9 +158,9 @@ class SocketListener(Listener):
         self._forget(channel)
         channel.shutdown()
         channel.close()
-        if why is not None and self._on_refused is not None:
+        if why is not None and self._on_dropped is not None:
             refusal = why if isinstance(why, ChannelError) else f"cannot set up TLS with {self._name}: {why}"
-            self._on_refused(ChannelError(str(refusal)))
+            self._on_dropped(ChannelError(str(refusal)))
 
     def _forget(self, channel: TlsChannel) -> None:
         self._selector.unregister(self._handshakes.pop(channel)[0])

@@ -92,7 +92,8 @@ class Outgoing:
         self._settings = settings
         self._progress = progress
         self._figures = progress.figures
-        self._connect = functools.partial(Peer, connect, can_return=can_return)
+        self._connect = connect
+        self._can_return = can_return
         self._peer: Peer | None = None
         """The destination, from the moment that there is a connection to it."""
         self._cancelled = threading.Event()
@@ -107,7 +108,7 @@ class Outgoing:
         """Carry out the migration, and leave the guest on exactly one side."""
         failure = None
         try:
-            self._peer = self._connect()
+            self._peer = Peer(self._connect, can_return=self._can_return)
             self._migrate(self._peer)
         except Exception as error:  # whatever it is, the guest must not stay frozen
             failure = str(error) or repr(error)

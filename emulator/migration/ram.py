@@ -104,7 +104,7 @@ def _zero_records(first: int, end: int) -> bytearray:
 
 
 def _headers(first: int, end: int, flags: int) -> NDArray[np.uint8]:
-    words = np.arange(first, end, dtype=np.uint64) * PAGE_SIZE + int(flags)
+    words = np.arange(first, end, dtype=np.uint64) * PAGE_SIZE + flags
     return words.astype(">u8").view(np.uint8).reshape(-1, HEADER_BYTES)
 
 

@@ -58,7 +58,7 @@ def _facts(data: Data) -> Iterator[str]:
         "sent": _size(figures["transferred"]),
         "of RAM": _size(figures["total"]),
         "mean rate": f"{_size(figures['transferred'] / seconds)}/s",
-        "passes": str(len(figures["passes"])),
+        "passes": f"{figures['pass_count']:,}",
         "pages with data": f"{figures['normal']:,}",
         "zero pages": f"{figures['duplicate']:,}",
         "dirty log": figures["dirty_log"] or "none",
@@ -78,7 +78,8 @@ def _rate(data: Data) -> str:
     points = rates(samples, end)
     most = max((rate for _, rate in points), default=0.0)
     plot = Plot("Rate over time", "seconds", "MiB/s", end, max(most, 1.0) * 1.05)
-    for number, (begun, seconds, this) in enumerate(_stretches(figures), 1):
+    for number, this in enumerate(figures["passes"], 1):
+        begun, seconds = this["begun"], this["seconds"]
         tip = f"pass {number}: {this['pages']:,} pages, {_size(this['bytes_sent'])} in {_seconds(seconds)}"
         plot.band(begun, begun + seconds, "other" if number % 2 else "band", f"pass {number}", tip)
     if figures["downtime"] is not None:
@@ -132,8 +133,8 @@ def _times(data: Data) -> str:
     """Where the time went."""
     figures = data["figures"]
     spent = [("setup", "setup", figures["setup_time"] or 0.0)]
-    for number, (_begun, seconds, _pass) in enumerate(_stretches(figures), 1):
-        spent.append((f"pass {number}", "sent" if number % 2 else "other", seconds))
+    for number, this in enumerate(figures["passes"], 1):
+        spent.append((f"pass {number}", "sent" if number % 2 else "other", this["seconds"]))
     spent.append(("downtime", "down", figures["downtime"] or 0.0))
     parts = "".join(
         f'<div style="flex:{seconds:.6f} 0 1px;background:var(--{colour})" title="{name}: {_seconds(seconds)}"></div>'
@@ -144,20 +145,17 @@ def _times(data: Data) -> str:
     return f'<h2>Where the time went {key}</h2><div class="bar">{parts}</div>'
 
 
-def _stretches(figures: Data) -> Iterator[tuple[float, float, Data]]:
-    """When each pass began, how long it took, and its figures."""
-    return ((this["begun"], this["seconds"], this) for this in figures["passes"])
-
-
 def _table(data: Data) -> str:
+    passes, count = data["figures"]["passes"], data["figures"]["pass_count"]
+    joined = f", {count:,} in all: each row is several" if count > len(passes) else ""
     heading = "".join(f"<th>{name}</th>" for name in ("pass", "begun", "took", "pages", "sent", "rate", "written"))
     rows = "".join(
-        f"<tr><td>{number}</td><td>{_seconds(begun)}</td><td>{_seconds(seconds)}</td><td>{this['pages']:,}</td>"
-        f"<td>{_size(this['bytes_sent'])}</td><td>{_size(this['bytes_sent'] / max(seconds, 1e-6))}/s</td>"
-        f"<td>{this['dirtied']:,} pages</td></tr>"
-        for number, (begun, seconds, this) in enumerate(_stretches(data["figures"]), 1)
+        f"<tr><td>{number}</td><td>{_seconds(this['begun'])}</td><td>{_seconds(this['seconds'])}</td>"
+        f"<td>{this['pages']:,}</td><td>{_size(this['bytes_sent'])}</td>"
+        f"<td>{_size(this['bytes_sent'] / max(this['seconds'], 1e-6))}/s</td><td>{this['dirtied']:,} pages</td></tr>"
+        for number, this in enumerate(passes, 1)
     )
-    return f"<h2>Passes</h2><table><tr>{heading}</tr>{rows}</table>"
+    return f"<h2>Passes{joined}</h2><table><tr>{heading}</tr>{rows}</table>"
 
 
 def _key(*entries: tuple[str, str]) -> str:

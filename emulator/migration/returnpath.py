@@ -33,8 +33,6 @@ ANSWER = 0x6D71_7632
 CAUGHT_UP = 0x6D71_6375
 GO = 0x6D71_676F
 REDELIVERY, ABANDONED, HEARD = b"MQGO", b"MQNO", b"MQOK"
-TYPED_LENGTH = struct.Struct(">I")
-"""Stands before what was typed."""
 TYPED_LIMIT = 1 << 20
 """Bytes of that."""
 
@@ -76,16 +74,15 @@ def pinged(order: Order) -> int:
 
 
 def put_typed(data: bytes) -> bytes:
-    """What was typed at the source, behind its length; too much of it is cut off."""
+    """What was typed at the source, behind its length as u32; too much of it is cut off."""
     data = data[:TYPED_LIMIT]
-    return TYPED_LENGTH.pack(len(data)) + data
+    return _U32.pack(len(data)) + data
 
 
 def get_typed(reader: Reader) -> bytes:
     """Read what was typed at the source; raises TruncatedError, or FramingError for too much."""
     begin = reader.offset
-    (length,) = reader.unpack(TYPED_LENGTH)
-    if length > TYPED_LIMIT:
+    if (length := reader.u32()) > TYPED_LIMIT:
         raise FramingError(f"at most {TYPED_LIMIT} bytes of input", length, offset=begin)
     return reader.read(length)
 

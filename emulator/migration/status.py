@@ -25,19 +25,19 @@ class Status(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-_UNDER_WAY = (Status.SETUP, Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE)
+_UNDER_WAY = (Status.SETUP, Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE, Status.CANCELLING)
 FOLLOWS: dict[Status, frozenset[Status]] = {
-    Status.NONE: frozenset((Status.SETUP,)),
+    Status.NONE: frozenset(),
     Status.SETUP: frozenset((Status.ACTIVE, Status.CANCELLING, Status.FAILED)),
     Status.ACTIVE: frozenset((Status.PRE_SWITCHOVER, Status.COMPLETED, Status.CANCELLING, Status.FAILED)),
     Status.PRE_SWITCHOVER: frozenset((Status.DEVICE, Status.CANCELLING, Status.FAILED)),
     Status.DEVICE: frozenset((Status.COMPLETED, Status.CANCELLING, Status.FAILED)),
     Status.CANCELLING: frozenset((Status.CANCELLED, Status.COMPLETED)),
-    Status.COMPLETED: frozenset((Status.SETUP,)),
-    Status.FAILED: frozenset((Status.SETUP,)),
-    Status.CANCELLED: frozenset((Status.SETUP,)),
+    Status.COMPLETED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.CANCELLED: frozenset(),
 }
-"""What may come after each state."""
+"""What may come after each state; a new migration begins anew."""
 
 
 PASS_LIMIT = 1000
@@ -129,11 +129,6 @@ class Figures:
         return self.passes[-1]
 
     @property
-    def mbps(self) -> float:
-        """Megabits a second."""
-        return self.bandwidth * 8 / 1e6
-
-    @property
     def normal_bytes(self) -> int:
         """Bytes of the pages that were sent with their content."""
         return self.normal * PAGE_SIZE
@@ -161,7 +156,7 @@ class Progress:
     @property
     def is_under_way(self) -> bool:
         """Whether a migration is going on."""
-        return self._status in (*_UNDER_WAY, Status.CANCELLING)
+        return self._status in _UNDER_WAY
 
     def elapsed(self) -> float:
         """Seconds since the migration began, up to its end."""

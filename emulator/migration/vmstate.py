@@ -53,7 +53,7 @@ class VMStateDescription(Info):
     `state_class` is the dataclass described; subsections describe their parent's. Versions from `minimum_version_id` to
     `version_id` can be loaded; `version_id` is saved. A subsection is saved if `needed` says so, or has no `needed`.
     `derived` names the attributes that no field describes because they follow from others or from the wiring.
-    `priority`, `early_setup` and `unmigratable` are for the code that saves whole machines.
+    `priority` says whose section comes first in a stream; a machine with one that is `unmigratable` cannot be saved.
 
     Raises DescriptionError if it contradicts itself or the state class.
     """
@@ -68,7 +68,6 @@ class VMStateDescription(Info):
         version_id: int = 0,
         minimum_version_id: int = 0,
         priority: MigrationPriority = MigrationPriority.DEFAULT,
-        early_setup: bool = False,
         unmigratable: bool = False,
         needed: Needed | None = None,
         pre_load: SaveHook | None = None,
@@ -84,7 +83,6 @@ class VMStateDescription(Info):
         self.version_id = version_id
         self.minimum_version_id = minimum_version_id
         self.priority = priority
-        self.early_setup = early_setup
         self.unmigratable = unmigratable
         self.needed = needed
         self._given_hooks = (pre_load, post_load, pre_save, post_save)

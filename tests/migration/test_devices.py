@@ -15,9 +15,10 @@ from emulator.migration.devices import (
     rehearse_loading,
     rehearse_saving,
 )
-from emulator.migration.errors import StreamError, TruncatedError
+from emulator.migration.errors import MigrationError, StreamError, TruncatedError
 from emulator.migration.format import SectionReader
 from emulator.migration.registry import Registry
+from emulator.migration.status import Status
 from emulator.migration.vmdesc import decode, from_json
 from emulator.migration.wire import Reader, Writer
 
@@ -40,6 +41,19 @@ def saved(registry: Registry) -> bytes:
     writer = Writer()
     put_devices(registry, writer)
     return bytes(writer.data)
+
+
+def test_a_machine_with_what_must_not_be_saved_is_neither_saved_nor_moved(
+    machine: Machine, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(next(iter(registry)).description, "unmigratable", True)
+    blocked = f"State blocked by non-migratable device '{next(iter(registry))}'"
+    with pytest.raises(MigrationError, match=blocked):
+        machine.save(tmp_path / "stream")
+    assert not list(tmp_path.iterdir())
+    machine.migration.migrate("exec:cat >/dev/null")
+    assert machine.migration.wait(60) is Status.FAILED
+    assert machine.migration.progress.error == blocked
 
 
 def test_a_rehearsal_changes_nothing(registry: Registry) -> None:

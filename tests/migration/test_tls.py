@@ -85,7 +85,7 @@ def serve() -> Iterator[Callable[..., Server]]:
     def start(folder: Path, uri: str = "tcp:127.0.0.1:0", *, verify_peer: bool = True) -> Server:
         refusals: list[str] = []
         tls = TlsCredentials(folder, verify_peer=verify_peer)
-        listener = listen(parse_uri(uri), tls=tls, on_refused=lambda error: refusals.append(str(error)))
+        listener = listen(parse_uri(uri), tls=tls, on_dropped=lambda error: refusals.append(str(error)))
         servers.append(Server(listener, refusals))
         return servers[-1]
 

@@ -318,11 +318,9 @@ def test_a_subsections_name_need_not_have_a_slash(save: Any) -> None:
 
 
 def test_a_description_carries_what_whole_machines_need() -> None:
-    description = VMStateDescription(
-        "dev", State, priority=MigrationPriority.GICV3, early_setup=True, unmigratable=True
-    )
+    description = VMStateDescription("dev", State, priority=MigrationPriority.GICV3, unmigratable=True)
     assert description.priority > MigrationPriority.PCI_BUS > MigrationPriority.DEFAULT
-    assert (description.early_setup, description.unmigratable) == (True, True)
+    assert description.unmigratable
     assert repr(description) == "<VMStateDescription dev>"
 
 

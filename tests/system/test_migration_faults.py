@@ -19,7 +19,7 @@ import pytest
 from emulator import Elapsed, Machine, Serial
 from emulator.migration import incoming, outgoing
 from emulator.migration.peer import Peer
-from emulator.migration.returnpath import TYPED_LENGTH, Message, Said, message
+from emulator.migration.returnpath import Message, Said, message, put_typed
 from emulator.migration.status import Status
 from emulator.runstate import RunState
 
@@ -305,7 +305,7 @@ def ends_of_messages(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[list[
         patch.setattr(incoming._Inbox, "parse", noting(incoming._Inbox.parse))
         pair.rest()
         passed = pair.move().passed
-    forward |= {passed[0] - TYPED_LENGTH.size, passed[0]}
+    forward |= {passed[0] - len(put_typed(b"")), passed[0]}
     return sorted(forward), [*range(0, passed[1], len(message(Said(Message.PONG)))), passed[1]]
 
 
