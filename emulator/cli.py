@@ -33,7 +33,7 @@ UNSUPPORTED = """
 accel action add-fd async-teardown audio audiodev blockdev boot cdrom chardev chroot compat daemonize
 debugcon device dfilter drive dump-vmstate echr enable-kvm enable-sync-profile fda fdb fsdev full-screen fw_cfg gdb
 hda hdb hdc hdd iscsi k L mem-path mem-prealloc mon msg mtdblock name net netdev nic no-shutdown
-no-user-config numa object only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig
+no-user-config numa only-migratable option-rom overcommit parallel pflash pidfile plugin portrait preconfig
 qmp-pretty readconfig rotate rtc runas s sandbox sd seed semihosting semihosting-config set singlestep snapshot
 spice tpmdev trace usb usbdevice vga virtfs vnc watchdog-action
 """
@@ -137,6 +137,9 @@ def cli() -> None:
 @click.option(
     "-incoming", metavar="URI", help="Wait for a guest from tcp:HOST:PORT, unix:PATH, exec:COMMAND, fd:N or file:PATH."
 )
+@click.option(
+    "-object", "objects", metavar="TYPE,id=ID,...", multiple=True, help="tls-creds-x509: certificates for migrating."
+)
 @click.option("-global", "settings", metavar="DRIVER.PROP=VALUE", multiple=True, help="virtio-mmio.force-legacy=off")
 @click.option("-d", "items", metavar="ITEM,...", help="Log these: int, in_asm, exec, mmio, guest_errors, unimp.")
 @click.option("-D", "log_file", metavar="FILE", help="Log to FILE and not to standard error.")
@@ -185,7 +188,7 @@ def run(**options: Any) -> int:
     }
     if options["incoming"] is not None and options["loadvm"] is not None:
         raise ConfigError("-incoming and -loadvm both say where the guest comes from: use one of them")
-    start = _Start(stopped=options["stopped"], loadvm=options["loadvm"], incoming=options["incoming"])
+    start = _Start(options["stopped"], options["loadvm"], options["incoming"], parse.parse_objects(options["objects"]))
     return _run(machine, shift_sleep, (serial, monitor, options["qmp"]), start)
 
 
@@ -318,6 +321,8 @@ class _Start:
     stopped: bool
     loadvm: str | None
     incoming: str | None
+    credentials: dict[str, dict[str, Any]]
+    """For migrating: by id, the arguments of `TlsCredentials`."""
 
 
 def _run(
@@ -348,6 +353,8 @@ def _run(
         stack.callback(machine.close)
         stack.callback(console.end_sessions)
         try:
+            for name, given in start.credentials.items():
+                _add_credentials(machine, name, given)
             machine.power_on()
             if start.loadvm is not None:  # before anything is typed, which would be lost
                 _loadvm(machine, start.loadvm)
@@ -363,6 +370,21 @@ def _run(
             console.quit(128 + reason.number, "host-signal")
             _announce(str(reason))
             return 128 + reason.number
+
+
+def _add_credentials(machine: Machine, name: str, given: dict[str, Any]) -> None:
+    """Let migrations use these certificates, once it is clear that they can be read."""
+    from emulator.migration.tls import TlsCredentials
+
+    credentials = TlsCredentials(**given)
+    try:
+        if credentials.endpoint == "server":
+            credentials.server_context()
+        else:
+            credentials.client_context()
+    except EmulatorError as error:
+        raise ConfigError(f"-object tls-creds-x509,id={name}: {error}") from error
+    machine.migration.credentials[name] = credentials
 
 
 def _loadvm(machine: Machine, tag: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class LiveMigration:
         """Called on a thread of its own when an expected guest has not come, with the reason."""
         self.on_dropped: Callable[[ChannelError], None] = lambda _why: None
         """Called on a thread of its own for each client that was dropped as it did not agree on TLS."""
+        self.credentials: dict[str, TlsCredentials] = {}
+        """What parameter `tls-creds` can name besides directories."""
         self._outgoing: Outgoing | None = None
         self._listener: Listener | None = None
         self._arriving: Incoming | None = None
@@ -135,8 +138,10 @@ class LiveMigration:
 
     def _credentials(self) -> TlsCredentials | None:
         """The TLS credentials that the parameters name, if any."""
-        directory = self.settings.text("tls-creds")
-        return TlsCredentials(Path(directory), hostname=self.settings.text("tls-hostname")) if directory else None
+        if not (name := self.settings.text("tls-creds")):
+            return None
+        credentials = self.credentials.get(name) or TlsCredentials(Path(name))
+        return replace(credentials, hostname=self.settings.text("tls-hostname"))
 
     # Incoming
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from emulator.core.errors import ConfigError
@@ -8,6 +10,7 @@ from emulator.options import (
     parse_log_items,
     parse_machine,
     parse_memory,
+    parse_objects,
     parse_smp,
 )
 
@@ -112,3 +115,36 @@ def test_a_qmp_monitor_on_the_terminal_has_it_alone(
 ) -> None:
     assert choose_consoles(serial, monitor, ("unix:q", "stdio"), nographic=True) == expected
     assert choose_consoles(None, None, ("unix:q",), nographic=True) == ("mon:stdio", "null")
+
+
+def test_certificates_as_qemu_is_told_of_them() -> None:
+    texts = (
+        "tls-creds-x509,id=tls0,dir=/etc/pki/qemu,endpoint=server,verify-peer=no",
+        "qom-type=tls-creds-x509,dir=pki,id=tls1",
+    )
+    assert parse_objects(texts) == {
+        "tls0": {"directory": Path("/etc/pki/qemu"), "endpoint": "server", "verify_peer": False},
+        "tls1": {"directory": Path("pki"), "endpoint": "client", "verify_peer": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rng-random,id=rng0", "only tls-creds-x509 is supported"),
+        ("tls-creds-x509,dir=pki", "'id' is missing"),
+        ("tls-creds-x509,id=a,dir=", "'dir' is missing"),
+        ("tls-creds-x509,id=a,dir=pki,priority=NORMAL", "property 'priority' is not supported"),
+        ("tls-creds-x509,id=a,dir=pki,endpoint=both", "expected endpoint=client or endpoint=server"),
+        ("tls-creds-x509,id=a,dir=pki,verify-peer=maybe", "expected on or off, not 'maybe'"),
+    ],
+)
+def test_an_object_that_is_not_understood_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_objects((text,))
+    assert str(caught.value) == f"-object {text}: {message}"
+
+
+def test_an_id_stands_for_one_object() -> None:
+    with pytest.raises(ConfigError, match="there are two with id 'a'"):
+        parse_objects(("tls-creds-x509,id=a,dir=one", "tls-creds-x509,id=a,dir=two"))

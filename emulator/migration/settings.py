@@ -47,7 +47,7 @@ PARAMETERS = {
         ),
         Parameter("cpu-throttle-increment", 10, "how much more it takes each time that is not enough, in %", "", 1, 99),
         Parameter("max-cpu-throttle", 99, "the most it takes, in %", "", 1, 99),
-        Parameter("tls-creds", "", "directory of TLS certificates; empty for none"),
+        Parameter("tls-creds", "", "directory of TLS certificates, or the id of an -object; empty for none"),
         Parameter("tls-hostname", "", "name that the destination's certificate must be for; empty for the URI's"),
         Parameter("max-bandwidth", 128 * MIB, "bytes a second while the guest runs; 0 for no limit", " bytes/second"),
         Parameter("downtime-limit", 300, "how long the guest may stand still, in ms", " ms", 0, 2_000_000),

@@ -43,9 +43,12 @@ class TlsCredentials:
     """Each side asks for a certificate that the CA has signed, and the client for the server's name in it."""
     hostname: str = ""
     """That name, where it is not the host of the URI: QEMU's `tls-hostname`."""
+    endpoint: str = ""
+    """`client` or `server` if they are for that side alone."""
 
     def client_context(self) -> ssl.SSLContext:
         """What a client needs; ChannelError if a file is missing or is not what its name says."""
+        self._check_endpoint("client")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = self.verify_peer
         self._prepare(context)
@@ -55,12 +58,17 @@ class TlsCredentials:
 
     def server_context(self) -> ssl.SSLContext:
         """What a server needs; ChannelError if a file is missing or is not what its name says."""
+        self._check_endpoint("server")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # A client that only writes would never read them, and unread bytes turn the end of a connection into a reset.
         context.num_tickets = 0
         self._prepare(context)
         self._load_chain(context, "server")
         return context
+
+    def _check_endpoint(self, wanted: str) -> None:
+        if self.endpoint not in ("", wanted):
+            raise ChannelError(f"Expected TLS credentials for a {wanted} endpoint")
 
     def _prepare(self, context: ssl.SSLContext) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -198,6 +198,14 @@ def test_anonymous_client_where_nobody_is_asked(folder: Path, other: Path, serve
     lets_in(serve(folder, verify_peer=False), other)
 
 
+def test_credentials_may_be_for_one_side_alone(folder: Path) -> None:
+    TlsCredentials(folder, endpoint="server").server_context()
+    with pytest.raises(ChannelError, match="Expected TLS credentials for a client endpoint"):
+        TlsCredentials(folder, endpoint="server").client_context()
+    with pytest.raises(ChannelError, match="Expected TLS credentials for a server endpoint"):
+        TlsCredentials(folder, endpoint="client").server_context()
+
+
 def test_a_servers_certificate_is_no_clients(folder: Path, other: Path, serve: Callable[..., Server]) -> None:
     for name in ("cert.pem", "key.pem"):
         shutil.copy(other / f"server-{name}", other / f"client-{name}")

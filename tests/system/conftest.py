@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import authority
 from processes import TOY, Emulator
 
 SCRIPT = "scripts/analyze-migration.py"
@@ -36,6 +37,17 @@ def source(mini_qemu: Callable[..., Emulator]) -> Emulator:
 def destination(mini_qemu: Callable[..., Emulator]) -> Emulator:
     """A process that will be told where a guest comes from."""
     return mini_qemu("-incoming", "defer")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """Certificates for both sides."""
+    folder = tmp_path / "pki"
+    folder.mkdir()
+    authority().write(folder)
+    for side in ("server", "client"):
+        authority().issue(folder, side)
+    return folder
 
 
 def fetch_script(directory: Path) -> Path:

@@ -91,6 +91,21 @@ def test_a_counting_guest_goes_out_and_back(mini_qemu: Start, release: Release) 
     assert len(counts) >= 2 * ROUND_TRIPS
 
 
+def test_tls_with_the_same_certificates_and_options(mini_qemu: Start, release: Release, certificates: Path) -> None:
+    client = ("-object", f"tls-creds-x509,id=tls0,dir={certificates},endpoint=client")
+    server = ("-incoming", "defer", "-object", f"tls-creds-x509,id=tls0,dir={certificates},endpoint=server")
+    begin = ("-kernel", str(TOY))
+    for source, destination in (
+        (mini_qemu("-M", release.here, *begin, *client), release.start("-M", release.there, *server)),
+        (release.start("-M", release.there, *begin, *client), mini_qemu("-M", release.here, *server)),
+    ):
+        begin_to_count(source)
+        for side in (source, destination):
+            side.parameters(tls_creds="tls0")
+        move(source, destination)
+        next_count(destination)
+
+
 @pytest.mark.parametrize("kind", ["unix", "file", "exec"])
 def test_a_guest_comes_in_over(mini_qemu: Start, release: Release, tmp_path: Path, kind: str) -> None:
     """QEMU 7.2 does not know `file:`; what it has written by way of `exec:` is read as a file."""

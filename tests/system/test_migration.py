@@ -377,17 +377,6 @@ def test_cancel_after_the_end_changes_nothing(source: Emulator, destination: Emu
 # TLS
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    """Certificates for both sides."""
-    folder = tmp_path / "pki"
-    folder.mkdir()
-    authority().write(folder)
-    for side in ("server", "client"):
-        authority().issue(folder, side)
-    return folder
-
-
 def other(certificates: Path) -> Path:
     """The same for one side, to be changed."""
     return Path(shutil.copytree(certificates, certificates.with_name("other")))
@@ -441,6 +430,20 @@ def test_precopy_tls_x509_reject_anon_client(source: Emulator, destination: Emul
         (folder / name).unlink()
     destination.parameters(tls_creds=str(certificates))
     refused_by_tls(source, destination, folder, destination.listen(LOOPBACK), "certificate|closed")
+
+
+def test_precopy_tls_x509_allow_anon_client(mini_qemu: Start, certificates: Path) -> None:
+    """Both sides are told of their certificates on the command line, the destination not to ask for the other's."""
+    folder = other(certificates)
+    for name in ("client-cert.pem", "client-key.pem"):
+        (folder / name).unlink()
+    server = f"tls-creds-x509,id=tls0,dir={certificates},endpoint=server,verify-peer=off"
+    source = mini_qemu("-kernel", str(TOY), "-object", f"tls-creds-x509,id=tls0,dir={folder},endpoint=client")
+    destination = mini_qemu("-incoming", "defer", "-object", server)
+    for side in (source, destination):
+        side.parameters(tls_creds="tls0")
+    assert source.migrate(destination.listen(LOOPBACK)) == "completed"
+    assert destination.run_state == "running"
 
 
 def test_precopy_without_tls_is_refused_where_it_is_expected(
