@@ -188,7 +188,8 @@ def run(**options: Any) -> int:
     }
     if options["incoming"] is not None and options["loadvm"] is not None:
         raise ConfigError("-incoming and -loadvm both say where the guest comes from: use one of them")
-    start = _Start(options["stopped"], options["loadvm"], options["incoming"], parse.parse_objects(options["objects"]))
+    objects = [(f"-object {text}", *parse.parse_object(f"-object {text}", text)) for text in options["objects"]]
+    start = _Start(options["stopped"], options["loadvm"], options["incoming"], objects)
     return _run(machine, shift_sleep, (serial, monitor, options["qmp"]), start)
 
 
@@ -321,8 +322,8 @@ class _Start:
     stopped: bool
     loadvm: str | None
     incoming: str | None
-    credentials: dict[str, dict[str, Any]]
-    """For migrating: by id, the arguments of `TlsCredentials`."""
+    objects: list[tuple[str, str, dict[str, Any]]]
+    """Certificates for migrating: the option that they come from, their id, and the arguments of `TlsCredentials`."""
 
 
 def _run(
@@ -353,8 +354,8 @@ def _run(
         stack.callback(machine.close)
         stack.callback(console.end_sessions)
         try:
-            for name, given in start.credentials.items():
-                _add_credentials(machine, name, given)
+            for where, name, given in start.objects:
+                _add_credentials(machine, where, name, given)
             machine.power_on()
             if start.loadvm is not None:  # before anything is typed, which would be lost
                 _loadvm(machine, start.loadvm)
@@ -372,19 +373,13 @@ def _run(
             return 128 + reason.number
 
 
-def _add_credentials(machine: Machine, name: str, given: dict[str, Any]) -> None:
-    """Let migrations use these certificates, once it is clear that they can be read."""
+def _add_credentials(machine: Machine, where: str, name: str, given: dict[str, Any]) -> None:
     from emulator.migration.tls import TlsCredentials
 
-    credentials = TlsCredentials(**given)
     try:
-        if credentials.endpoint == "server":
-            credentials.server_context()
-        else:
-            credentials.client_context()
+        machine.migration.add_credentials(name, TlsCredentials(**given))
     except EmulatorError as error:
-        raise ConfigError(f"-object tls-creds-x509,id={name}: {error}") from error
-    machine.migration.credentials[name] = credentials
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _loadvm(machine: Machine, tag: str) -> None:

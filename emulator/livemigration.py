@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emulator.boards.machinetypes import WIRE_NAME
-from emulator.core.errors import FileError
+from emulator.core.errors import ConfigError, FileError
 from emulator.core.memory import RamBlock
 from emulator.migration.channel import Channel, ChannelError, Listener, TlsCredentials, connect, listen
 from emulator.migration.devices import rehearse_loading
@@ -58,7 +58,7 @@ class LiveMigration:
         """Called on a thread of its own when an expected guest has not come, with the reason."""
         self.on_dropped: Callable[[ChannelError], None] = lambda _why: None
         """Called on a thread of its own for each client that was dropped as it did not agree on TLS."""
-        self.credentials: dict[str, TlsCredentials] = {}
+        self._named_credentials: dict[str, TlsCredentials] = {}
         """What parameter `tls-creds` can name besides directories."""
         self._outgoing: Outgoing | None = None
         self._listener: Listener | None = None
@@ -136,11 +136,29 @@ class LiveMigration:
         if self._machine.status.ended:
             raise MigrationError("the guest has ended")
 
+    def add_credentials(self, name: str, credentials: TlsCredentials) -> None:
+        """Let parameter `tls-creds` name them.
+
+        Raises ConfigError if the name is taken, and ChannelError if a file is missing or is not what its name says.
+        """
+        if name in self._named_credentials:
+            raise ConfigError(f"there is an object '{name}' already")
+        if credentials.endpoint == "server":
+            credentials.server_context()
+        else:
+            credentials.client_context()
+        self._named_credentials[name] = credentials
+
+    def remove_credentials(self, name: str) -> None:
+        """Forget them; what uses them goes on. Raises ConfigError if there are none of that name."""
+        if self._named_credentials.pop(name, None) is None:
+            raise ConfigError(f"object '{name}' not found")
+
     def _credentials(self) -> TlsCredentials | None:
         """The TLS credentials that the parameters name, if any."""
         if not (name := self.settings.text("tls-creds")):
             return None
-        credentials = self.credentials.get(name) or TlsCredentials(Path(name))
+        credentials = self._named_credentials.get(name) or TlsCredentials(Path(name))
         return replace(credentials, hostname=self.settings.text("tls-hostname"))
 
     # Incoming

@@ -80,31 +80,23 @@ def parse_globals(settings: tuple[str, ...]) -> bool:
     return legacy
 
 
-def parse_objects(objects: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """`-object tls-creds-x509,id=ID,dir=DIR[,endpoint=client|server][,verify-peer=on|off]`: what is said of each id."""
-    found: dict[str, dict[str, Any]] = {}
-    for text in objects:
-        kind, *properties = text.split(",")
-        if kind.removeprefix("qom-type=") != "tls-creds-x509":
-            raise ConfigError(f"-object {text}: only tls-creds-x509 is supported")
-        given = {"endpoint": "client", "verify-peer": "on"}
-        for each in properties:
-            name, _, given_value = each.partition("=")
-            if name not in ("id", "dir", "endpoint", "verify-peer"):
-                raise ConfigError(f"-object {text}: property '{name}' is not supported")
-            given[name] = given_value
-        if missing := {"id", "dir"} - {name for name, given_value in given.items() if given_value}:
-            raise ConfigError(f"-object {text}: '{min(missing)}' is missing")
-        if given["endpoint"] not in ("client", "server"):
-            raise ConfigError(f"-object {text}: expected endpoint=client or endpoint=server")
-        if given["id"] in found:
-            raise ConfigError(f"-object {text}: there are two with id '{given['id']}'")
-        found[given["id"]] = {
-            "directory": Path(given["dir"]),
-            "endpoint": given["endpoint"],
-            "verify_peer": _boolean(f"-object {text}", given["verify-peer"]),
-        }
-    return found
+def parse_object(where: str, text: str) -> tuple[str, dict[str, Any]]:
+    """`tls-creds-x509,id=ID,dir=DIR[,endpoint=client|server][,verify-peer=on|off]`: the id, and what is said of it."""
+    kind, *properties = text.split(",")
+    if kind.removeprefix("qom-type=") != "tls-creds-x509":
+        raise ConfigError(f"{where}: only tls-creds-x509 is supported")
+    given = {"endpoint": "client", "verify-peer": "on"}
+    for each in properties:
+        name, _, value = each.partition("=")
+        if name not in ("id", "dir", "endpoint", "verify-peer"):
+            raise ConfigError(f"{where}: property '{name}' is not supported")
+        given[name] = value
+    if missing := {"id", "dir"} - {name for name, value in given.items() if value}:
+        raise ConfigError(f"{where}: '{min(missing)}' is missing")
+    if given["endpoint"] not in ("client", "server"):
+        raise ConfigError(f"{where}: expected endpoint=client or endpoint=server")
+    verify_peer = _boolean(where, given["verify-peer"])
+    return given["id"], {"directory": Path(given["dir"]), "endpoint": given["endpoint"], "verify_peer": verify_peer}
 
 
 def choose_consoles(

@@ -10,7 +10,7 @@ from emulator.options import (
     parse_log_items,
     parse_machine,
     parse_memory,
-    parse_objects,
+    parse_object,
     parse_smp,
 )
 
@@ -117,15 +117,16 @@ def test_a_qmp_monitor_on_the_terminal_has_it_alone(
     assert choose_consoles(None, None, ("unix:q",), nographic=True) == ("mon:stdio", "null")
 
 
-def test_certificates_as_qemu_is_told_of_them() -> None:
-    texts = (
-        "tls-creds-x509,id=tls0,dir=/etc/pki/qemu,endpoint=server,verify-peer=no",
-        "qom-type=tls-creds-x509,dir=pki,id=tls1",
-    )
-    assert parse_objects(texts) == {
-        "tls0": {"directory": Path("/etc/pki/qemu"), "endpoint": "server", "verify_peer": False},
-        "tls1": {"directory": Path("pki"), "endpoint": "client", "verify_peer": True},
-    }
+@pytest.mark.parametrize(
+    ("text", "name", "endpoint", "verify_peer"),
+    [
+        ("tls-creds-x509,id=tls0,dir=pki,endpoint=server,verify-peer=no", "tls0", "server", False),
+        ("qom-type=tls-creds-x509,dir=pki,id=tls1", "tls1", "client", True),
+    ],
+)
+def test_certificates_as_qemu_is_told_of_them(text: str, name: str, endpoint: str, verify_peer: bool) -> None:
+    given = {"directory": Path("pki"), "endpoint": endpoint, "verify_peer": verify_peer}
+    assert parse_object("-object", text) == (name, given)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +142,5 @@ def test_certificates_as_qemu_is_told_of_them() -> None:
 )
 def test_an_object_that_is_not_understood_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_objects((text,))
-    assert str(caught.value) == f"-object {text}: {message}"
-
-
-def test_an_id_stands_for_one_object() -> None:
-    with pytest.raises(ConfigError, match="there are two with id 'a'"):
-        parse_objects(("tls-creds-x509,id=a,dir=one", "tls-creds-x509,id=a,dir=two"))
+        parse_object("-object", text)
+    assert str(caught.value) == f"-object: {message}"

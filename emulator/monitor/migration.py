@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from emulator.core.errors import MonitorError
 from emulator.core.memory import PAGE_SIZE
 from emulator.migration.errors import MigrationError
 from emulator.migration.settings import PARAMETERS
@@ -18,6 +20,7 @@ from emulator.monitor.arguments import Arguments
 from emulator.monitor.context import Context
 from emulator.monitor.foreground import INTERVAL_SECONDS
 from emulator.monitor.migrationviews import progress_line
+from emulator.options import parse_object
 from emulator.sizes import parse_number
 
 WITH_FIGURES = (Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE, Status.CANCELLING, Status.COMPLETED)
@@ -116,6 +119,33 @@ def capabilities(context: Context, _arguments: Arguments) -> list[dict[str, Any]
     """QAPI's `MigrationCapabilityStatus` of each."""
     present = context.machine.migration.settings.capabilities
     return [{"capability": name, "state": state} for name, state in present.items()]
+
+
+def add_object(context: Context, arguments: Arguments) -> None:
+    """Make certificates known, the only kind of object that there is."""
+    if arguments["qom-type"] != "tls-creds-x509":
+        raise MonitorError(f"invalid object type: {arguments['qom-type']}")
+    if arguments["dir"] is None:
+        raise MonitorError("Parameter 'dir' is missing")
+    verify_peer = arguments["verify-peer"] is not False
+    given = {"directory": Path(arguments["dir"]), "endpoint": arguments["endpoint"] or "client"}
+    _add_credentials(context, arguments["id"], given | {"verify_peer": verify_peer})
+
+
+def add_object_as_typed(context: Context, arguments: Arguments) -> None:
+    """The same from one word, as behind `-object`."""
+    _add_credentials(context, *parse_object("object_add", arguments["object"]))
+
+
+def _add_credentials(context: Context, name: str, given: dict[str, Any]) -> None:
+    from emulator.migration.tls import TlsCredentials  # which takes a while
+
+    context.machine.migration.add_credentials(name, TlsCredentials(**given))
+
+
+def remove_object(context: Context, arguments: Arguments) -> None:
+    """Forget certificates."""
+    context.machine.migration.remove_credentials(arguments["id"])
 
 
 def query(context: Context, _arguments: Arguments) -> dict[str, Any]:

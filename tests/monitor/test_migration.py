@@ -233,6 +233,9 @@ def test_parameter_is_set_as_typed(hmp: Hmp, source: Machine, name: str, typed: 
         ("migrate_continue pre-switchover", "Migration not in expected state: none"),
         ("migrate_pause", "migrate-pause is currently only supported during postcopy-active state"),
         ("migrate frob", "frob is not a migration address"),
+        ("object_add rng-random,id=a", "object_add: only tls-creds-x509 is supported"),
+        ("object_add tls-creds-x509,id=a,dir=/nowhere", "cannot use '/nowhere/ca-cert.pem': No such file or directory"),
+        ("object_del a", "object 'a' not found"),
         ("migrate --report notes.txt tcp:127.0.0.1:1", "report 'notes.txt': the name must end in .html or .json"),
     ],
 )

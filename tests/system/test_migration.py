@@ -446,6 +446,23 @@ def test_precopy_tls_x509_allow_anon_client(mini_qemu: Start, certificates: Path
     assert destination.run_state == "running"
 
 
+def test_precopy_tls_x509_with_objects_that_are_added_later(
+    source: Emulator, destination: Emulator, certificates: Path
+) -> None:
+    pki = {"qom-type": "tls-creds-x509", "id": "tls0", "dir": str(certificates)}
+    for side, endpoint in ((source, "client"), (destination, "server")):
+        side.execute("object-add", **pki, endpoint=endpoint)
+        side.parameters(tls_creds="tls0")
+        with pytest.raises(QmpError, match="there is an object 'tls0' already"):
+            side.execute("object-add", **pki)
+    uri = destination.listen(LOOPBACK)
+    destination.execute("object-del", id="tls0")
+    assert source.migrate(uri) == "completed"
+    assert destination.run_state == "running"
+    with pytest.raises(QmpError, match="object 'tls0' not found"):
+        destination.execute("object-del", id="tls0")
+
+
 def test_precopy_without_tls_is_refused_where_it_is_expected(
     source: Emulator, destination: Emulator, certificates: Path
 ) -> None:
