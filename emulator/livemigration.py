@@ -76,7 +76,7 @@ class LiveMigration:
         address = parse_uri(uri)
         destination = None if report is None else report_path(report)
         self._check_free()
-        guest = _Guest(self._machine)
+        guest, tls = _Guest(self._machine), self._credentials()
         if not self.progress.is_under_way and self._sending is not None:
             self._sending.join()  # its report is still being written, from the same figures
         if not self.progress.begin():
@@ -86,7 +86,7 @@ class LiveMigration:
             guest,
             self.settings,
             self.progress,
-            lambda: self._connect(address),
+            lambda: self._connect(address, tls),
             can_return=address.is_endpoint,
         )
         self._sending = self._start("migration", lambda: self._send(destination, address.quoted()))
@@ -125,8 +125,8 @@ class LiveMigration:
         except FileError as error:
             self.report_error = error
 
-    def _connect(self, address: Address) -> Channel:
-        channel = connect(address, tls=self._credentials())
+    def _connect(self, address: Address, tls: TlsCredentials | None) -> Channel:
+        channel = connect(address, tls=tls)
         self.way_back = channel.two_way
         return channel
 

@@ -299,7 +299,10 @@ class Incoming:
     def _wait_for_redelivery(self, token: int, until: float, error: Exception) -> bytes:
         """Listen for the source, which comes back if it has given up the guest, and only then; what was typed there."""
         while self._listener is not None and (left := until - time.monotonic()) > 0:
-            channel = self._listener.accept(timeout=left)
+            try:
+                channel = self._listener.accept(timeout=left, spoken=True)
+            except ChannelError:
+                break  # nobody has come
             inbox, word = _Inbox(channel), b""
             with contextlib.suppress(EmulatorError, OSError), channel.within(WORD_SECONDS):
                 word = inbox.parse(get_return)
@@ -312,7 +315,8 @@ class Incoming:
             channel.close()
             if word == with_token(ABANDONED, token):
                 raise MigrationError("the source has kept the guest, as the connection broke")
-        raise MigrationError(f"the connection broke before the source had given up the guest: {error}") from error
+        why = "the connection broke, and no source has come back to say that it had given up the guest"
+        raise MigrationError(f"{why}: {error}") from error
 
 
 def _get_whole_header(reader: Reader) -> Configuration:

@@ -120,9 +120,11 @@ class Peer:
         `typed` is what was typed at the guest and has not reached it.
         """
         until = time.monotonic() + REDELIVERY_SECONDS
-        word, behind = _orders(ping(GO)), put_typed(typed)
+        word, behind, is_cut = _orders(ping(GO)), put_typed(typed), False
         while True:
             try:
+                if is_cut:
+                    self._connect_again()
                 with self.channel.within(min(WORD_SECONDS, until - time.monotonic())):
                     self.channel.write(word + behind)
                     while self._next() != Said(Message.PONG, GO):
@@ -136,8 +138,7 @@ class Peer:
                         "the destination has the whole guest, but the connection broke before it could be told to go "
                         f"on, and it cannot be reached: {error}"
                     ) from error
-            self._connect_again()
-            word = with_token(REDELIVERY, self._token)
+            word, is_cut = with_token(REDELIVERY, self._token), True
 
     def say_abandoned(self) -> None:
         """Spare it, if it may have everything, the wait for a word that will not come; best effort, raises nothing."""
@@ -149,8 +150,7 @@ class Peer:
         self.close()
         time.sleep(RETRY_SECONDS)
         self._heard.clear()
-        with contextlib.suppress(EmulatorError, OSError):
-            self.channel = self._connect()
+        self.channel = self._connect()
 
     # Its words
 

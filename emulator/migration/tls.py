@@ -121,6 +121,8 @@ class TlsChannel(SocketChannel):
         except ValueError as error:
             raise ChannelError(f"cannot set up TLS with {name}: {hostname!r} can be no host's name") from error
         self._begun = False
+        self.agreed = False
+        """Whether the handshake is through."""
         self._engine = threading.Lock()
         self._sending = threading.Lock()
         """Taken before `_engine`, so that records go out in the order in which they were made."""
@@ -150,9 +152,16 @@ class TlsChannel(SocketChannel):
             finally:
                 self._send_pending()
             self._socket.settimeout(None)
+            self.agreed = True
             return True
         except OSError as error:
             raise self._failure("set up TLS with", error) from error
+
+    @property
+    def has_data(self) -> bool:
+        """Whether something is there to be read although the socket has nothing more."""
+        with self._engine:
+            return bool(self._tls.pending() or self._incoming.pending)
 
     def write(self, data: Data) -> None:
         """See `Channel.write`."""

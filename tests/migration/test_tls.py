@@ -324,7 +324,7 @@ def test_no_more_clients_than_there_is_room_for(folder: Path, serve: Callable[..
     address = server.listener.address
     crowd = [socket.create_connection((address.host, address.port), PATIENCE) for _ in range(20)]
     lets_in(server, folder)
-    assert len(server.refusals) == 20 + 1 - listener_module.HANDSHAKES
+    assert len(server.refusals) == 20 + 1 - listener_module.CLIENTS
     for client in crowd:
         client.close()
 

@@ -19,9 +19,10 @@ from emulator.boards.layout import RAM_BLOCK
 from emulator.core.errors import ChannelError, ConfigError
 from emulator.core.memory import PAGE_SIZE, RamBlock
 from emulator.migration import incoming, outgoing, peer
-from emulator.migration.channel import Address
+from emulator.migration.channel import Address, Channel, TlsCredentials
 from emulator.migration.comparison import ComparisonLog
 from emulator.migration.errors import MigrationError
+from emulator.migration.listener import CLIENTS
 from emulator.migration.returnpath import ANSWER, CAUGHT_UP, GO, HELLO, LOADED, REFUSED, Message, Said, message
 from emulator.migration.status import Status
 from emulator.runstate import RunState
@@ -239,6 +240,57 @@ def test_what_was_typed_at_the_source_comes_before_what_is_typed_at_the_destinat
     assert target.serial.output.index(b"first\r\n") < target.serial.output.index(b"second\r\n")
 
 
+def break_before_go(monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], object]) -> None:
+    """Have the connection break when everything is loaded, and the guest given up, and do `prepare` first."""
+    say_go = peer.Peer.say_go
+
+    def break_first(this: peer.Peer, typed: bytes) -> None:
+        prepare()
+        this.channel.shutdown()
+        say_go(this, typed)
+
+    monkeypatch.setattr(peer.Peer, "say_go", break_first)
+
+
+def test_silent_strangers_do_not_keep_a_source_from_coming_back(
+    source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "REDELIVERY_SECONDS", 3)
+    where = target.migration.listen("tcp:127.0.0.1:0")
+    address = ("127.0.0.1", int(where.rpartition(":")[2]))
+    with contextlib.ExitStack() as strangers:
+
+        def come() -> None:
+            for _ in range(CLIENTS - 1):  # as many as can wait for an answer beside the source
+                strangers.enter_context(socket.create_connection(address))
+
+        break_before_go(monkeypatch, come)
+        source.migration.migrate(where)
+        target.migration.wait_for_guest(PATIENCE_SECONDS)
+        assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+    assert (source.status, target.status) == (RunState.POSTMIGRATE, RunState.RUNNING)
+
+
+def test_source_comes_back_as_it_came(source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set meanwhile is for the next migration."""
+    break_before_go(monkeypatch, lambda: source.migration.settings.set({"tls-creds": "/nowhere"}))
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    target.migration.wait_for_guest(PATIENCE_SECONDS)
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+
+
+def test_why_a_destination_cannot_be_reached_again_is_told(
+    source: Machine, target: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    break_before_go(monkeypatch, target.migration.close)
+    source.migration.migrate(target.migration.listen("tcp:127.0.0.1:0"))
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.FAILED
+    assert re.search(
+        "it cannot be reached: cannot connect to tcp:.*: Connection refused", source.migration.progress.error or ""
+    )
+
+
 def test_a_descriptor_is_opened_once_as_its_number_may_be_of_something_else_afterwards(
     source: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +298,12 @@ def test_a_descriptor_is_opened_once_as_its_number_may_be_of_something_else_afte
     impatient(monkeypatch)
     opened: list[Address] = []
     connect = source.migration._connect
-    monkeypatch.setattr(source.migration, "_connect", lambda address: opened.append(address) or connect(address))
+
+    def note(address: Address, tls: TlsCredentials | None) -> Channel:
+        opened.append(address)
+        return connect(address, tls)
+
+    monkeypatch.setattr(source.migration, "_connect", note)
 
     def load_and_break(connection: socket.socket) -> None:
         connection.sendall(message(Said(Message.SHUT, LOADED)))
