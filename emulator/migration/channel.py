@@ -132,5 +132,7 @@ def _named(what: str) -> Iterator[None]:
     """Turn whatever the system refuses into a ChannelError."""
     try:
         yield
+    except UnicodeError as error:  # of the codec for hosts' names
+        raise ChannelError(f"cannot {what}: that can be no host's name") from error
     except (OSError, ValueError) as error:
         raise ChannelError(f"cannot {what}: {getattr(error, 'strerror', None) or error}") from error

@@ -225,7 +225,7 @@ class Incoming:
             if isinstance(item, Order):
                 self._obey(item)
             elif item is None or (item.name, item.instance_id) != (blocklist.SECTION, 0) or item.mark not in marks:
-                raise FramingError(expected, item or "the end of the sections", offset=begin)
+                raise FramingError(expected, "the end of the sections" if item is None else str(item), offset=begin)
             elif item.version_id != blocklist.VERSION:
                 raise VersionError(f"version {blocklist.VERSION}", item.version_id, field=item.name, offset=begin)
             else:

@@ -38,6 +38,8 @@ from emulator.migration.wire import Writer
 
 SWITCHOVER_SECONDS = 15.0
 """How long, beyond the downtime limit, the guest may stand still before the migration is given up."""
+LOOK_SECONDS = 0.2
+"""Between two looks at a destination while the guest stands still and a user has to decide."""
 FEW_BYTES = 64 * PAGE_SIZE
 """For more than that another pass is made if the last one has halved what was left, though the limit would be kept."""
 PIECE_BYTES = 1024
@@ -203,7 +205,8 @@ class Outgoing:
             moved = this.pages * PAGE_SIZE if number and uses_deltas else this.bytes_sent
             figures.expected_downtime = figures.remaining / max(moved / max(this.seconds, 1e-6), 1.0)
             if uses_deltas:
-                sender.use_deltas(self._settings.number("xbzrle-cache-size"))
+                room_for_all = 1 << figures.total.bit_length()  # more would only be asked of the system
+                sender.use_deltas(min(self._settings.number("xbzrle-cache-size"), room_for_all))
             if self._cancelled.is_set():
                 raise MigrationError("cancelled")
             gets_less = figures.remaining > FEW_BYTES and 2 * figures.remaining <= before
@@ -246,7 +249,9 @@ class Outgoing:
         subject = self._guest.freeze(for_qemu=peer.starts_by_itself)
         if self._settings.capabilities["pause-before-switchover"]:
             self._advance(Status.PRE_SWITCHOVER)
-            self._progress.wait_while(Status.PRE_SWITCHOVER)
+            while not self._progress.wait_while(Status.PRE_SWITCHOVER, LOOK_SECONDS):
+                if peer.channel.has_gone:
+                    raise MigrationError("the destination has closed the connection")
             if self._progress.status is not Status.DEVICE:
                 raise MigrationError("cancelled")
         return subject

@@ -32,6 +32,8 @@ class Parameter:
         if isinstance(value, bool) or type(value) is not type(self.default):
             expected = "a string" if isinstance(self.default, str) else "a number"
             raise ConfigError(f"parameter '{self.name}' expects {expected}")
+        if isinstance(value, str) and not value.isprintable():
+            raise ConfigError(f"parameter '{self.name}' expects text that can be printed")
         if isinstance(value, int) and not self.minimum <= value <= self.maximum:
             raise ConfigError(f"parameter '{self.name}' expects {self.minimum} to {self.maximum}, not {value}")
         if isinstance(value, int) and self.power_of_two and value.bit_count() != 1:

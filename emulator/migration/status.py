@@ -194,10 +194,10 @@ class Progress:
         """What follows is only cleaned up, and counts for nobody's time; only the first call of a migration counts."""
         self._ended = self._ended or time.monotonic()
 
-    def wait_while(self, status: Status) -> None:
-        """Block while the state is `status`."""
+    def wait_while(self, status: Status, timeout: float | None = None) -> bool:
+        """Block while the state is `status`, or for `timeout` seconds; False if it still is."""
         with self._lock:
-            self._lock.wait_for(lambda: self._status is not status)
+            return self._lock.wait_for(lambda: self._status is not status, timeout)
 
     def wait_to_end(self, timeout: float | None = None) -> bool:
         """Block until the migration has ended; False if it has not in time."""

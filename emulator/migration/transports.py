@@ -65,6 +65,11 @@ class Channel:
         """
         raise NotImplementedError
 
+    @property
+    def has_gone(self) -> bool:
+        """Whether the peer is known to have closed its end."""
+        return False
+
     def flush(self) -> None:
         """Bring to safety what was written so far, if `close` would: less is left for that to wait for."""
 
@@ -149,6 +154,11 @@ class SocketChannel(Channel):
         except OSError as error:
             raise self._failure("read from", error) from error
 
+    @property
+    def has_gone(self) -> bool:
+        """See `Channel.has_gone`."""
+        return _is_closed(self._socket.fileno())
+
     def shutdown(self) -> None:
         """See `Channel.shutdown`."""
         self._given_up = True
@@ -213,6 +223,11 @@ class DescriptorChannel(Channel):
         except OSError as error:
             raise self._failure(what, error) from error
 
+    @property
+    def has_gone(self) -> bool:
+        """See `Channel.has_gone`: of a pipe that is written to."""
+        return self._wrote and _is_closed(self._fd)
+
     def flush(self) -> None:
         """See `Channel.flush`: a file is on the disk then."""
         try:
@@ -243,3 +258,10 @@ class DescriptorChannel(Channel):
         os.close(fd)
         self._woken.close()
         self._waker.close()
+
+
+def _is_closed(fd: int) -> bool:
+    """Whether the other end of a socket or a pipe is closed."""
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))

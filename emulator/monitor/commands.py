@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.core.errors import MonitorError
+from emulator.migration.errors import MigrationError
 from emulator.migration.settings import CAPABILITIES, PARAMETERS, Parameter
 from emulator.migration.status import Status
 from emulator.monitor import information, migration, migrationviews, views
@@ -79,6 +80,8 @@ def _cont(context: Context, _arguments: Arguments) -> None:
 def _stop(context: Context, _arguments: Arguments) -> None:
     if context.machine.status == "inmigrate":
         context.machine.migration.autostart = False
+    elif context.machine.status == "finish-migrate":  # it stands still, and would go on afterwards all the same
+        raise MigrationError("the guest is being moved: the machine is in state finish-migrate")
     else:
         context.machine.stop()
 

@@ -5,6 +5,7 @@ Results are QAPI's; what only the human monitor shows stands in a mapping beside
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ from emulator.monitor.migrationviews import progress_line
 from emulator.options import parse_object
 from emulator.sizes import parse_number
 
+FIRST_GIVEN = 3
+"""The first descriptor behind standard input, output and error."""
 WITH_FIGURES = (Status.ACTIVE, Status.PRE_SWITCHOVER, Status.DEVICE, Status.CANCELLING, Status.COMPLETED)
 """States for which QEMU tells figures."""
 
@@ -32,13 +35,13 @@ def migrate(context: Context, arguments: Arguments) -> None:
     for name in ("blk", "inc", "resume"):
         if arguments[name]:
             raise MigrationError(f"'{name}' is not supported: there are no disks, and only precopy")
-    context.machine.migration.migrate(arguments["uri"])
+    context.machine.migration.migrate(_given(arguments["uri"]))
 
 
 def migrate_in_foreground(context: Context, arguments: Arguments) -> str:
     """Send the guest away, and wait until it has gone unless told to detach; Ctrl-C cancels. What to say about that."""
     migration, user = context.machine.migration, context.user
-    migration.migrate(arguments["uri"], report=arguments["file"])
+    migration.migrate(_given(arguments["uri"]), report=arguments["file"])
     if arguments["detach"]:
         return ""
     if user is None:
@@ -52,6 +55,22 @@ def migrate_in_foreground(context: Context, arguments: Arguments) -> str:
     if not user.ended and migration.wait() is Status.FAILED:
         raise MigrationError(migration.progress.error or "")
     return ""
+
+
+def _given(uri: str) -> str:
+    """The URI, unless it names a descriptor that is mini-qemu's own: a stream through that would ruin it.
+
+    What it has opened itself is not handed on to other programs; what it was given by another, has been.
+    """
+    address = parse_uri(uri)
+    if address.kind == "fd":
+        try:
+            is_own = address.fd < FIRST_GIVEN or bool(fcntl.fcntl(address.fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC)
+        except OSError:
+            is_own = False  # there is none, as will be said
+        if is_own:
+            raise MigrationError(f"{uri} was not given to mini-qemu for a migration")
+    return uri
 
 
 def cancel(context: Context, _arguments: Arguments) -> None:
@@ -71,7 +90,7 @@ def incoming(context: Context, arguments: Arguments) -> None:
     """Say where the expected guest comes from."""
     if context.machine.status != "inmigrate":
         raise MigrationError("'-incoming' was not specified on the command line")
-    context.machine.migration.listen(arguments["uri"])
+    context.machine.migration.listen(_given(arguments["uri"]))
 
 
 def pause(_context: Context, _arguments: Arguments) -> None:

@@ -314,7 +314,7 @@ def test_socket_file_of_a_dead_process_is_replaced_and_nothing_else(tmp_path: Pa
         ("file:{}/none/file", "No such file"),
         ("file:{}", "Is a directory"),
         ("fd:999999", "Bad file descriptor"),
-        ("tcp:..:1", "cannot connect to tcp:..:1"),
+        ("tcp:..:1", "cannot connect to tcp:..:1: that can be no host's name"),
     ],
 )
 def test_who_cannot_be_reached_is_named(uri: str, why: str, tmp_path: Path) -> None:

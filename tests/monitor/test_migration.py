@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -233,6 +234,8 @@ def test_parameter_is_set_as_typed(hmp: Hmp, source: Machine, name: str, typed: 
         ("migrate_continue pre-switchover", "Migration not in expected state: none"),
         ("migrate_pause", "migrate-pause is currently only supported during postcopy-active state"),
         ("migrate frob", "frob is not a migration address"),
+        ("migrate fd:1", "fd:1 was not given to mini-qemu for a migration"),
+        ('migrate_set_parameter tls-creds "/a\\nb"', "parameter 'tls-creds' expects text that can be printed"),
         ("object_add rng-random,id=a", "object_add: only tls-creds-x509 is supported"),
         ("object_add tls-creds-x509,id=a,dir=/nowhere", "cannot use '/nowhere/ca-cert.pem': No such file or directory"),
         ("object_del a", "object 'a' not found"),
@@ -247,6 +250,27 @@ def test_mistake_is_one_line_and_nothing_has_changed(hmp: Hmp, source: Machine, 
     assert "\n" not in said
     assert (source.migration.settings.parameters, source.migration.settings.capabilities) == before
     assert hmp.execute("info status") == "VM status: running"
+
+
+def test_a_descriptor_of_its_own_is_not_for_streams(hmp: Hmp, source: Machine, tmp_path: Path) -> None:
+    """Python marks all that it opens: they end with the process that has them."""
+    fd = os.open(tmp_path / "stream", os.O_WRONLY | os.O_CREAT)
+    assert hmp.execute(f"migrate -d fd:{fd}") == f"Error: fd:{fd} was not given to mini-qemu for a migration"
+    assert source.migration.progress.status is Status.NONE
+    os.set_inheritable(fd, True)  # as one that another program has handed on
+    assert hmp.execute(f"migrate -d fd:{fd}") == ""
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.COMPLETED
+
+
+def test_a_guest_that_is_being_moved_cannot_be_stopped(hmp: Hmp, source: Machine) -> None:
+    """It would go on here all the same if it stayed, and there in any case."""
+    source.migration.settings.enable({"pause-before-switchover": True})
+    source.migration.migrate("exec:cat >/dev/null")
+    source.migration.progress.wait_while(Status.SETUP)
+    source.migration.progress.wait_while(Status.ACTIVE)
+    assert hmp.execute("stop") == "Error: the guest is being moved: the machine is in state finish-migrate"
+    source.migration.cancel()
+    assert source.migration.wait(PATIENCE_SECONDS) is Status.CANCELLED
 
 
 @pytest.mark.parametrize(
