@@ -51,17 +51,22 @@ def convert(
     `layout` is `classic`, `mapped`, or None for the source's. Raises FileError, and leaves `target` as it was, if the
     guest would miss something, unless that is forced; StreamError for a stream that cannot be read.
     """
-    with files.mapped(source) as (data, fd):
-        before = _examined(source, data)
-        mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
-        with _machine(source, before) as machine, files.replacing(target) as file:
-            machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, mapped=mapped))
-            file.flush()
-            with files.mapped(Path(f"/proc/self/fd/{file.fileno()}")) as (result, _fd):
-                lost = list(_losses(before, _examined(target, result), say))
-            if lost and not force:
-                name = printable(str(target))
-                raise FileError(f"{name} is not written: the guest would miss {', '.join(lost)} (see --force)")
+    differing: list[str] = []
+    try:
+        with files.mapped(source) as (data, fd):
+            before = _examined(source, data)
+            mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
+            with _machine(source, before) as machine, files.replacing(target) as file:
+                machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, mapped=mapped))
+                file.flush()
+                with files.mapped(Path(f"/proc/self/fd/{file.fileno()}")) as (result, _fd):
+                    lost = list(_losses(before, _examined(target, result), differing.append))
+                if lost and not force:
+                    name = printable(str(target))
+                    raise FileError(f"{name} is not written: the guest would miss {', '.join(lost)} (see --force)")
+    finally:
+        for line in differing:  # not while the file is open, which would be blamed for what cannot be said
+            say(line)
 
 
 def _examined(path: Path, data: memoryview) -> Contents:

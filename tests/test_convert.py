@@ -118,3 +118,13 @@ def test_mistakes_are_told_in_one_line(stream: Path, tmp_path: Path, arguments: 
     result = CliRunner().invoke(cli, ["convert", source, str(tmp_path / target), *options])
     assert message in f"{result.output}{result.exception}"
     assert result.exit_code != 0
+
+
+@pytest.mark.parametrize("stream", ["virt-10.0"], indirect=True)
+def test_what_cannot_be_said_is_not_blamed_on_the_files(stream: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no room"):
+        convert(stream, tmp_path / "out", V7_2, say=no_room)
+
+
+def no_room(_line: str) -> None:
+    raise OSError("no room")

@@ -414,3 +414,13 @@ def test_a_reader_that_leaves_early_is_no_traceback(streams: Path) -> None:
     command = f"{' '.join(COMMAND)} {streams / 'virt-7.2'} | head -1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("mode", [[], ["--json"]])
+def test_full_disk_is_the_outputs_error_and_not_the_files(streams: Path, mode: list[str]) -> None:
+    command = [*COMMAND, str(streams / "virt-7.2"), *mode]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "mini-qemu: standard output: No space left on device\n")

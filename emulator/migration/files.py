@@ -95,18 +95,17 @@ def sync_directory(directory: Path) -> None:
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[tuple[memoryview, int]]:
     """A file's content, not read before it is looked at, and its descriptor; raises FileError."""
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    with contextlib.ExitStack() as stack:
+        try:  # not around the yield: what the block writes to is no concern of this file's
+            file = stack.enter_context(open(path, "rb", opener=_without_waiting))
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise FileError(f"cannot load '{path}': not a regular file")
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                yield memoryview(b""), file.fileno()
-                return
-            content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-            yield memoryview(content), file.fileno()
-    except OSError as error:
-        raise FileError(f"cannot load '{path}': {error.strerror or error}") from error
+            size = status.st_size
+            content = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        except OSError as error:
+            raise FileError(f"cannot load '{path}': {error.strerror or error}") from error
+        yield memoryview(content), file.fileno()
 
 
 def _without_waiting(path: str, flags: int) -> int:

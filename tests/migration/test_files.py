@@ -213,6 +213,12 @@ def test_empty_file_can_be_mapped(tmp_path: Path) -> None:
         assert len(data) == 0
 
 
+def test_what_goes_wrong_with_another_file_is_not_blamed_on_the_mapped_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    with pytest.raises(BrokenPipeError), mapped(tmp_path / "file"):
+        raise BrokenPipeError
+
+
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, why in (("pipe", "not a regular file"), ("nowhere", "No such file"), (".", "Is a directory")):
