@@ -41,3 +41,16 @@ def test_the_same_bytes_are_other_instructions_on_rv32() -> None:
 
 def test_a_long_name_stands_apart_from_its_operands() -> None:
     assert texts("2000") == [(0, "2000", "c.addi4spn s0, sp, 8")]
+
+
+def test_what_a_distance_means_stands_behind_it() -> None:
+    """bnez t4, .-4; j .-16; auipc t2, 0xfffff; c.beqz a0, .+6; jal .+8; two jalr, whose number is none."""
+    assert [text for _address, _raw, text in texts("e39e0efe 6ff01fff 97f3ffff 19c1 ef008000 67804200 e7804200")] == [
+        "bnez t4, -4 # 0x7ffffffc",
+        "j -0x10 # 0x7ffffff4",
+        "auipc t2, 0xfffff # 0x7ffff008",
+        "c.beqz a0, 6 # 0x80000012",
+        "jal 8 # 0x80000016",
+        "jalr zero, t0, 4",
+        "jalr ra, t0, 4",
+    ]

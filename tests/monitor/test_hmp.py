@@ -153,7 +153,7 @@ def test_xp_reads_device_registers_with_the_widths_they_take(hmp: Hmp, machine: 
 def test_instructions_are_disassembled_one_a_line(hmp: Hmp) -> None:
     pytest.importorskip("emulator.cpu.disasm")
     lines = hmp.execute("x/3i 0x1000").splitlines()
-    assert lines[0] == "0x0000000000001000:  00000297          auipc                   t0,0"
+    assert lines[0] == "0x0000000000001000:  00000297          auipc                   t0,0  # 0x1000"
     assert [line[:29] for line in lines[1:]] == ["0x0000000000001004:  02828613", "0x0000000000001008:  f1402573"]
 
 
