@@ -6,6 +6,7 @@ out is then compared with what went in, field by field, so nothing is lost in si
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -48,12 +49,15 @@ def convert(
 ) -> None:
     """Write what the stream `source` holds to `target` as a machine of type `to` has it; `say` hears what is lost.
 
-    `layout` is `classic`, `mapped`, or None for the source's. Raises FileError, and leaves `target` as it was, if the
-    guest would miss something, unless that is forced; StreamError for a stream that cannot be read.
+    `layout` is `classic`, `mapped`, or None for the source's. Raises FileError, and leaves `target` as it was, if that
+    is the source, or if the guest would miss something, unless that is forced; StreamError for a stream that cannot be
+    read.
     """
     differing: list[str] = []
     try:
         with files.mapped(source) as (data, fd):
+            if _is_file(fd, target):
+                raise FileError(f"{printable(str(target))} is what is read: write to another file")
             before = _examined(source, data)
             mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
             with _machine(source, before) as machine, files.replacing(target) as file:
@@ -67,6 +71,14 @@ def convert(
     finally:
         for line in differing:  # not while the file is open, which would be blamed for what cannot be said
             say(line)
+
+
+def _is_file(fd: int, path: Path) -> bool:
+    """Whether a path, if there is anything, leads to this open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
 
 
 def _examined(path: Path, data: memoryview) -> Contents:

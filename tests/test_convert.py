@@ -102,6 +102,21 @@ def test_what_the_guest_would_miss_is_refused_unless_forced(tmp_path: Path) -> N
     assert contents_of(out).error is None
 
 
+@pytest.mark.parametrize("stream", ["virt-7.2"], indirect=True)
+@pytest.mark.parametrize("target", ["in", "here/in", "hard", "soft"])
+def test_what_is_read_is_not_written_to(stream: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "here").symlink_to(tmp_path)
+    (tmp_path / "hard").hardlink_to(stream)
+    (tmp_path / "soft").symlink_to(stream)
+    before, files = stream.read_bytes(), sorted(tmp_path.iterdir())
+    for force in (False, True):
+        with pytest.raises(FileError, match=r"is what is read: write to another file$"):
+            convert(stream, tmp_path / target, V10_0, force=force)
+    assert stream.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == files
+    assert (tmp_path / "soft").is_symlink()
+
+
 @pytest.mark.parametrize("stream", ["virt-10.0"], indirect=True)
 @pytest.mark.parametrize(
     ("arguments", "message"),
