@@ -23,6 +23,8 @@ from emulator.migration.blocklist import TABLE
 from emulator.migration.difference import MISSING, differences, ram_differences
 from emulator.migration.examine import Contents, examine, printable
 from emulator.migration.registry import Owner
+from emulator.migration.seal import NOTE
+from emulator.migration.snapshots import NOTED
 from emulator.runstate import RunState
 
 HARMLESS = (
@@ -60,8 +62,9 @@ def convert(
                 raise FileError(f"{printable(str(target))} is what is read: write to another file")
             before = _examined(source, data)
             mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
+            known = _known(before, fd) if mapped else None
             with _machine(source, before) as machine, files.replacing(target) as file:
-                machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, mapped=mapped))
+                machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, known=known))
                 file.flush()
                 with files.mapped(Path(f"/proc/self/fd/{file.fileno()}")) as (result, _fd):
                     lost = list(_losses(before, _examined(target, result), differing.append))
@@ -88,6 +91,13 @@ def _examined(path: Path, data: memoryview) -> Contents:
     return contents
 
 
+def _known(contents: Contents, fd: int) -> dict[str, Any]:
+    """What a file says about itself as a snapshot; what says nothing was taken when it was written."""
+    note = contents.notes.get(NOTE)
+    kept = {name: note[name] for name in NOTED if name in note} if isinstance(note, dict) else {}
+    return {"taken": os.fstat(fd).st_mtime, **kept}
+
+
 def _machine(source: Path, contents: Contents) -> Machine:
     """A machine that can load the stream."""
     if RAM_BLOCK not in contents.blocks:
@@ -99,9 +109,16 @@ def _machine(source: Path, contents: Contents) -> Machine:
 
 
 def _save(
-    machine: Machine, data: memoryview, fd: int, file: BinaryIO, to: MachineType, *, cure: bool, mapped: bool
+    machine: Machine,
+    data: memoryview,
+    fd: int,
+    file: BinaryIO,
+    to: MachineType,
+    *,
+    cure: bool,
+    known: dict[str, Any] | None,
 ) -> None:
-    """On the machine's thread: load the one stream and write the other."""
+    """On the machine's thread: load the one stream and write the other, as a snapshot if that is `known`."""
     transfer = machine.transfer
     with transfer.held() as subject, savevm.load(subject, data, fd) as loaded:
         status = RunState.RUNNING if was_running(loaded) else RunState.PAUSED
@@ -112,10 +129,12 @@ def _save(
             return reshaped(qemupeer.changed(tuple(parts), to, cure_timer=cure), to)
 
         result = subject_of(runner.time, runner.vcpu, runner.board, status, changes, kind=to)
-        if mapped:
-            savevm.save_mapped(result, file.fileno(), {"converted": to.name})
-        else:
+        if known is None:
             savevm.save(result, file.write)
+            return
+        ram_size, clock = runner.board.config.ram_size, runner.clock.now()
+        own = {"virtual_clock": clock, "icount": None, "machine": result.machine, "ram_size": ram_size}
+        savevm.save_mapped(result, file.fileno(), {**own, **known, "converted": to.name})
 
 
 def _losses(before: Contents, after: Contents, say: Callable[[str], None]) -> Iterator[str]:

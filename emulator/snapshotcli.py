@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from emulator.core.errors import EmulatorError
+from emulator.core.errors import EmulatorError, FileError, ForeignError
 from emulator.migration.errors import StreamError
 from emulator.migration.snapshots import Snapshot, SnapshotDirectory
 from emulator.monitor.views import show_clock, show_date
@@ -23,26 +23,32 @@ HEADINGS = ("TAG", "DATE", "VM CLOCK", "ON DISK", "RAM", "ICOUNT")
 """The first is wrapped where it must be; of the others, a narrow terminal shows as many as fit."""
 TAG_WIDTH = 10
 """How narrow the column of tags may get before others are left out."""
-DAMAGED = "damaged"
-"""What stands in place of a date."""
+VERDICTS = ((StreamError, "damaged"), (ForeignError, "foreign"), (FileError, "unreadable"))
+"""What stands in place of a date, by what is wrong."""
 
 
 def list_snapshots(directory: SnapshotDirectory, *, as_json: bool) -> None:
-    """Print every snapshot, damaged ones last; raises FileError."""
-    snapshots, damaged = directory.examine()
+    """Print every snapshot, last those that cannot be loaded, and why; raises FileError."""
+    snapshots, others = directory.examine()
     if as_json:
         sound = [{**asdict(snapshot), "path": str(snapshot.path), "damaged": None} for snapshot in snapshots]
-        print(json.dumps([*sound, *({"tag": tag, "damaged": str(why)} for tag, why in damaged.items())], indent=2))
+        print(json.dumps([*sound, *({"tag": tag, _verdict(why): str(why)} for tag, why in others.items())], indent=2))
         return
     console = Console(highlight=False)
     rows = [_row(snapshot) for snapshot in snapshots]
     if console.is_terminal:
-        _print_table(console, directory, rows, damaged)
+        _print_table(console, directory, rows, others)
         return
-    rows += [(tag, DAMAGED, *[""] * (len(HEADINGS) - 2)) for tag in damaged]
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    widths[0] = max(widths[0], *map(len, others), 0)
+    rows += [(tag, f"{_verdict(why)}: {why}") for tag, why in others.items()]
     for row in (HEADINGS, *rows) if rows else ():
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+
+
+def _verdict(error: EmulatorError) -> str:
+    """In a word, what is wrong with a snapshot; empty if there is none."""
+    return next((word for kind, word in VERDICTS if isinstance(error, kind)), "")
 
 
 def _row(snapshot: Snapshot) -> tuple[str, ...]:
@@ -57,13 +63,13 @@ def _row(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _print_table(
-    console: Console, directory: SnapshotDirectory, rows: list[tuple[str, ...]], damaged: dict[str, EmulatorError]
+    console: Console, directory: SnapshotDirectory, rows: list[tuple[str, ...]], others: dict[str, EmulatorError]
 ) -> None:
-    if not rows and not damaged:
+    if not rows and not others:
         console.print(Text(f"There is no snapshot in {directory.path}."))
         return
     widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-    widths[0] = TAG_WIDTH
+    widths[:2] = TAG_WIDTH, max(widths[1], *(len(_verdict(why)) for why in others.values()), 0)
     columns = len(HEADINGS)
     while columns > 1 and sum(widths[:columns]) + 2 * (columns - 1) > console.width:
         columns -= 1
@@ -73,10 +79,10 @@ def _print_table(
         table.add_column(heading, justify="left" if heading == "DATE" else "right", width=width)
     for row in rows:
         table.add_row(*map(Text, row[:columns]))
-    for tag in damaged:
-        table.add_row(*(Text(tag), Text(DAMAGED, "red"))[:columns])
+    for tag, why in others.items():
+        table.add_row(*(Text(tag), Text(_verdict(why), "red"))[:columns])
     console.print(table)
-    for tag, why in damaged.items():
+    for tag, why in others.items():
         console.print(Text(f"{tag}: {why}", "red"))
 
 
@@ -90,8 +96,7 @@ def verify_snapshots(directory: SnapshotDirectory, tags: Sequence[str]) -> int:
                 directory.verify(tag)
         except EmulatorError as error:
             status = 1
-            verdict = f"{DAMAGED}: " if isinstance(error, StreamError) else ""
-            console.print(Text(f"{tag}: {verdict}{error}", "red"))
+            console.print(Text(": ".join(filter(None, (tag, _verdict(error), str(error)))), "red"))
         else:
             console.print(Text(f"{tag}: ok"))
     return status

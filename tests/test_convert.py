@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import lzma
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from emulator.cli import cli
 from emulator.convert import convert
 from emulator.core.errors import FileError
 from emulator.migration.examine import Contents, examine
+from emulator.migration.snapshots import SnapshotDirectory
 
 STREAMS = Path(__file__).parent / "data" / "streams"
 V7_2, V10_0 = MACHINE_TYPES["virt-7.2"], MACHINE_TYPES["virt-10.0"]
@@ -100,6 +103,31 @@ def test_what_the_guest_would_miss_is_refused_unless_forced(tmp_path: Path) -> N
     assert sorted(tmp_path.iterdir()) == [tmp_path / "in", out]
     convert(tmp_path / "in", out, V10_0, force=True)
     assert contents_of(out).error is None
+
+
+def test_converted_snapshot_is_one_of_the_same_moment(tmp_path: Path) -> None:
+    with Machine("virt", ram="16M", kernel=TOY, snapshots=tmp_path) as machine:
+        machine.run(until=Serial("toy> "), timeout=60)
+        machine.savevm("before")
+        convert(tmp_path / "before.snapshot", tmp_path / "after.snapshot", V7_2)
+        after, before = sorted(machine.snapshots, key=lambda snapshot: snapshot.tag)
+        machine.snapshots.verify("after")
+        machine.loadvm("after")
+    assert replace(after, tag=before.tag, path=before.path, disk_size=before.disk_size) == before
+    assert contents_of(after.path).notes["mini-qemu"]["tag"] == "before"
+
+
+@pytest.mark.parametrize("stream", ["virt-7.2", "virt-10.0", "virt-10.0-mapped"], indirect=True)
+def test_snapshot_that_was_a_stream_was_taken_when_that_was_written(stream: Path, tmp_path: Path) -> None:
+    os.utime(stream, (0, 123456.5))
+    convert(stream, tmp_path / "a.snapshot", V10_0, layout="mapped")
+    snapshots = SnapshotDirectory(tmp_path)
+    ((snapshot,), others) = snapshots.examine()
+    (timer,) = (each.values for each in contents_of(stream).sections if each.name == "timer")
+    assert timer is not None
+    assert (snapshot.taken, snapshot.virtual_clock) == (123456.5, timer["cpu_clock_offset"])
+    assert (snapshot.machine, snapshot.ram_size, snapshot.icount, others) == ("virt", 16 << 20, None, {})
+    snapshots.verify("a")
 
 
 @pytest.mark.parametrize("stream", ["virt-7.2"], indirect=True)

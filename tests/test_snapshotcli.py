@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import subprocess
@@ -65,7 +66,7 @@ def test_piped_list_is_a_line_a_snapshot(kept: Path) -> None:
     assert [re.split(" {2,}", line)[0] for line in lines] == ["first", "the second, with a rather long name", "short"]
     date = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     assert re.fullmatch(rf"first +{date}  00:00:00.000  \d+ KiB   16 MiB  0", lines[0])
-    assert re.fullmatch(r"short +damaged", lines[2])
+    assert re.fullmatch(r"short +damaged: stream at byte 0x3e8: expected a description of itself at .*", lines[2])
 
 
 def test_piped_list_of_nothing_is_nothing(tmp_path: Path) -> None:
@@ -122,6 +123,29 @@ def test_verify_on_a_terminal_says_the_same(kept: Path) -> None:
     assert status == 1
     assert "first: ok\n" in shown
     assert "short: damaged: " in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("virt-10.0-mapped", "'{path}' has no note and no checksums: it is not as savevm wrote it"),
+        ("virt-7.2", "not a snapshot: its RAM is not in the mapped layout"),
+    ],
+)
+def test_streams_of_qemus_are_foreign_and_not_damaged(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / "a.snapshot"
+    path.write_bytes(lzma.decompress((ROOT / f"tests/data/streams/{name}.stream.xz").read_bytes()))
+    reason = reason.format(path=path)
+    listed = snapshot("list", "-snapshots", str(tmp_path))
+    assert (listed.returncode, listed.stdout.splitlines()[1:]) == (0, [f"a    foreign: {reason}"])
+    assert json.loads(snapshot("list", "-snapshots", str(tmp_path), "--json").stdout) == [
+        {"tag": "a", "foreign": reason}
+    ]
+    verified = snapshot("verify", "-snapshots", str(tmp_path))
+    assert (verified.returncode, verified.stdout) == (1, f"a: foreign: {reason}\n")
+    shown, _status = on_terminal(200, "list", "-snapshots", str(tmp_path))
+    assert re.search(r"^a +foreign\b", shown, re.MULTILINE)
+    assert f"a: {reason}" in shown
 
 
 def test_delete_deletes_all_that_it_can(tmp_path: Path) -> None:

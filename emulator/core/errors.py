@@ -27,6 +27,10 @@ class SnapshotError(EmulatorError):
     """A snapshot that is not there, has an impossible name, or is none."""
 
 
+class ForeignError(SnapshotError):
+    """A stream file among the snapshots that is as whole as any, but has no note and no checksums of ours."""
+
+
 class ChardevError(EmulatorError):
     """A character device that cannot be opened: a path, a port in use, an unknown kind."""
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator.core.errors import ConfigError, EmulatorError, FileError, SnapshotError
+from emulator.core.errors import ConfigError, EmulatorError, FileError, ForeignError, SnapshotError
 from emulator.core.memory import PAGE_SIZE
 from emulator.migration import blocklist, mappedram, savevm, seal
-from emulator.migration.errors import ChecksumError, StreamError
+from emulator.migration.errors import ChecksumError, FieldRangeError, StreamError
 from emulator.migration.files import locked, mapped, replacing, sync_directory
 from emulator.migration.format import Configuration, SectionReader, find_description, get_header
 from emulator.migration.savevm import Loaded, Subject
@@ -35,6 +35,8 @@ NAME_LIMIT = 200
 LAST_SECOND = 253_000_000_000
 """Of what may be a date: in the year 9987."""
 INT64 = (1 << 63) - 1
+NOTED = ("tag", "taken", "virtual_clock", "icount", "machine", "ram_size")
+"""What a snapshot's note says beside its checksums; see `Snapshot`."""
 _PLAIN = " ()+,@=[]{}~!#$&;'"
 """What may stand in a file's name beside letters, digits and -._ without being spelled in hexadecimal."""
 _ZERO_PAGE = bytes(PAGE_SIZE)
@@ -109,23 +111,24 @@ class SnapshotDirectory:
             raise FileError(f"cannot delete '{path}': {error.strerror or error}") from error
 
     def __iter__(self) -> Iterator[Snapshot]:
-        """All snapshots, oldest first; damaged ones are passed over. Raises FileError."""
+        """All snapshots, oldest first; what is damaged or foreign is passed over. Raises FileError."""
         return iter(self.examine()[0])
 
     def examine(self) -> tuple[list[Snapshot], dict[str, EmulatorError]]:
-        """All snapshots, oldest first, and by their tags those that are damaged, with the reason; raises FileError.
+        """All snapshots, oldest first, and by their tags those that cannot be loaded, and why; raises FileError.
 
+        The reason is a StreamError if one is damaged, a ForeignError, or a FileError if it cannot be opened.
         Looks only at what each says about itself: see `verify`.
         """
         sound: list[Snapshot] = []
-        damaged: dict[str, EmulatorError] = {}
+        others: dict[str, EmulatorError] = {}
         for tag, path in self._files():
             try:
                 sound.append(_read_note(tag, path))
             except (StreamError, FileError, SnapshotError) as error:
                 if not isinstance(error.__cause__, FileNotFoundError):  # it may have been deleted since
-                    damaged[tag] = error
-        return sorted(sound, key=lambda snapshot: (snapshot.taken, snapshot.tag)), damaged
+                    others[tag] = error
+        return sorted(sound, key=lambda snapshot: (snapshot.taken, snapshot.tag)), others
 
     def verify(self, tag: str) -> None:
         """Read all of the snapshot `tag`; raises StreamError if anything is not as it was written, or SnapshotError."""
@@ -186,8 +189,8 @@ def verify(path: Path) -> None:
     from emulator.migration.mappedfile import check_pages  # NumPy takes long to import
 
     with mapped(path) as (data, fd):
-        areas = areas_of(data)
         note = _note_in(data, path)
+        areas = areas_of(data)
         savevm.check_seal(data, areas)
         check_pages(data, areas, note.get("blocks"))
         for area in areas:
@@ -205,19 +208,35 @@ def _check_absent(data: memoryview, area: mappedram.Area, fd: int) -> None:
 
 
 def _note_in(data: memoryview, path: Path) -> dict[str, Any]:
+    """What a snapshot says about itself; raises StreamError, or ForeignError for what is no snapshot of ours."""
     note = seal.note_of(find_description(data)[1])
     if note is None:
-        raise SnapshotError(f"'{path}' has no note and no checksums: it is not as savevm wrote it")
+        areas_of(data)
+        raise ForeignError(f"'{path}' has no note and no checksums: it is not as savevm wrote it")
+    _check_note(note)
     return note
 
 
+def _check_note(note: dict[str, Any]) -> None:
+    """Raise FieldRangeError unless a snapshot can be listed by what it says about itself."""
+    limits = {"taken": (float, LAST_SECOND), "virtual_clock": (int, INT64), "ram_size": (int, INT64)}
+    if note.get("icount") is not None:
+        limits["icount"] = (int, INT64)
+    for name, (kind, limit) in limits.items():
+        if type(note.get(name)) is not kind or not 0 <= note[name] <= limit:
+            raise FieldRangeError(f"{seal.NOTE}.{name}", note.get(name), limit + 1)
+    machine = note.get("machine")
+    if not isinstance(machine, str) or not machine.isprintable():
+        raise FieldRangeError(f"{seal.NOTE}.machine", machine, "a machine type")
+
+
 def areas_of(data: memoryview) -> list[mappedram.Area]:
-    """Where a snapshot file holds each RAM block; raises StreamError or SnapshotError."""
+    """Where a snapshot file holds each RAM block; raises StreamError or ForeignError."""
     reader = Reader(data)
     configuration: Configuration = get_header(reader)
     heading = SectionReader().next(reader)
     if mappedram.CAPABILITY not in configuration.capabilities or heading is None or heading.name != blocklist.SECTION:
-        raise SnapshotError("not a snapshot: its RAM is not in the mapped layout")
+        raise ForeignError("not a snapshot: its RAM is not in the mapped layout")
     return mappedram.get_areas(reader)
 
 
@@ -225,18 +244,8 @@ def _read_note(tag: str, path: Path) -> Snapshot:
     with mapped(path) as (data, fd):
         note = _note_in(data, path)
         blocks = os.fstat(fd).st_blocks
-    limits = {"taken": (float, LAST_SECOND), "virtual_clock": (int, INT64), "ram_size": (int, INT64)}
-    if note.get("icount") is not None:
-        limits["icount"] = (int, INT64)
-    for name, (kind, limit) in limits.items():
-        if type(note.get(name)) is not kind or not 0 <= note[name] <= limit:
-            raise SnapshotError(f"no note that says when it was taken and of what ({name})")
-    machine = str(note.get("machine"))
-    if not machine.isprintable():
-        raise SnapshotError("no note that says of which machine it is")
-    return Snapshot(
-        tag, path, machine, note["taken"], note["virtual_clock"], note.get("icount"), note["ram_size"], blocks * 512
-    )
+    machine, icount = note["machine"], note.get("icount")
+    return Snapshot(tag, path, machine, note["taken"], note["virtual_clock"], icount, note["ram_size"], blocks * 512)
 
 
 def default_directory(machine: str) -> Path:
