@@ -349,28 +349,36 @@ def _run(
             terminate(number, frame)
 
     signal.signal(signal.SIGINT, interrupt)
-    with noticed(), ExitStack() as stack:
-        stack.callback(console.close)
-        stack.callback(machine.close)
-        stack.callback(console.end_sessions)
-        try:
-            for where, name, given in start.objects:
-                _add_credentials(machine, where, name, given)
-            machine.power_on()
-            if start.loadvm is not None:  # before anything is typed, which would be lost
-                _loadvm(machine, start.loadvm)
-            if start.incoming is not None:
-                machine.transfer.expect()
-            console.open_all()
-            if start.incoming is not None:
-                _expect(machine, console, start.incoming, stopped=start.stopped)
-            elif not start.stopped:
-                machine.cont()
-            return machine.wait()
-        except Terminated as reason:
-            console.quit(128 + reason.number, "host-signal")
-            _announce(str(reason))
-            return 128 + reason.number
+    try:
+        with noticed(), ExitStack() as stack:
+            stack.callback(console.close)
+            stack.callback(machine.close)
+            stack.callback(console.end_sessions)
+            try:
+                _begin(machine, console, start)
+                return machine.wait()
+            except Terminated as reason:
+                console.quit(128 + reason.number, "host-signal")
+                raise
+    except Terminated as reason:
+        _announce(str(reason))  # only now: a line editor that ends clears what stands behind its prompt
+        return 128 + reason.number
+
+
+def _begin(machine: Machine, console: Console, start: _Start) -> None:
+    """Let the guest run, or wait for it to come, with its console open."""
+    for where, name, given in start.objects:
+        _add_credentials(machine, where, name, given)
+    machine.power_on()
+    if start.loadvm is not None:  # before anything is typed, which would be lost
+        _loadvm(machine, start.loadvm)
+    if start.incoming is not None:
+        machine.transfer.expect()
+    console.open_all()
+    if start.incoming is not None:
+        _expect(machine, console, start.incoming, stopped=start.stopped)
+    elif not start.stopped:
+        machine.cont()
 
 
 def _add_credentials(machine: Machine, where: str, name: str, given: dict[str, Any]) -> None:
@@ -421,7 +429,8 @@ def _one_line(text: str) -> str:
 def _announce(line: str) -> None:
     if sys.stderr is None:  # closed by whoever started us; print would fall back to standard output
         return
-    print(f"mini-qemu: {line}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"mini-qemu: {line}\n")  # in one piece, so that nothing comes between
+    sys.stderr.flush()
 
 
 def main() -> int:

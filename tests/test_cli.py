@@ -6,6 +6,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
@@ -207,15 +208,19 @@ def test_ctrl_c_reaches_the_guest_through_the_shared_terminal(spawn: Spawn) -> N
     assert ended(guest) == 0
 
 
-@pytest.mark.parametrize("args", [["-serial", "stdio"], ["-monitor", "stdio"]])
-def test_ctrl_c_ends_a_plain_terminal_and_gives_it_back(spawn: Spawn, args: list[str]) -> None:
-    guest = spawn(*BARE, *args)
+@pytest.mark.parametrize(
+    ("args", "prompt"),
+    [("-serial stdio", "toy> "), ("-monitor stdio", "(qemu) "), ("-nographic -serial none", "(qemu) ")],
+)
+def test_ctrl_c_ends_a_plain_terminal_and_gives_it_back(spawn: Spawn, args: str, prompt: str) -> None:
+    guest = spawn(*BARE, *args.split())
     before = termios.tcgetattr(guest.child_fd)
-    guest.expect_exact("toy> " if "-serial" in args else "(qemu) ")
+    guest.expect_exact(prompt)
     assert termios.tcgetattr(guest.child_fd) != before
     guest.send("\x03")
-    guest.expect_exact("terminating on signal 2")
+    guest.expect_exact("mini-qemu: terminating on signal 2")
     guest.expect(pexpect.EOF)
+    assert guest.before == b"\r\n"
     assert termios.tcgetattr(guest.child_fd) == before
     assert ended(guest) == 128 + signal.SIGINT
 
@@ -229,6 +234,41 @@ def test_sigterm_ends_it_while_it_waits_for_a_client(tmp_path: Path) -> None:
         assert child.wait(timeout=30) == 128 + signal.SIGTERM
         assert child.stderr.read() == "mini-qemu: terminating on signal 15\n"
     assert not (tmp_path / "s").exists()
+
+
+def test_signal_is_announced_in_one_piece_and_when_the_console_is_closed(tmp_path: Path) -> None:
+    command = [*COMMAND, *BARE, "-serial", f"unix:{tmp_path / 's'}"]
+    reader, errors = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(30)
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with (
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors) as child,
+            errors,
+            reader,
+            listener.accept()[0] as console,
+        ):
+            console.settimeout(30)
+            assert console.recv(1)
+            fill(errors)  # from here on an announcement waits until somebody reads
+            child.terminate()
+            while console.recv(4096):
+                pass
+            while not (said := reader.recv(4096)):
+                pass
+            assert said == b"mini-qemu: terminating on signal 15\n"
+            assert child.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def fill(connection: socket.socket) -> None:
+    """Send empty messages until there is room for no more."""
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            connection.send(b"")
+    connection.setblocking(True)  # again, also for the process that shares it
 
 
 def test_commands_from_a_pipe_are_answered_plainly() -> None:
