@@ -208,9 +208,20 @@ def _of_directory(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _directory(snapshots: str | None, machine: str) -> SnapshotDirectory:
+    from emulator.boards.machinetypes import machine_type
     from emulator.migration.snapshots import SnapshotDirectory, default_directory
+    from emulator.options import parse_machine
 
-    return SnapshotDirectory(Path(snapshots) if snapshots else default_directory(machine))
+    name = parse_machine(machine)["machine"]
+    machine_type(name)
+    if not snapshots:
+        return SnapshotDirectory(default_directory(name))  # which may not be there yet
+    path = Path(snapshots)
+    try:
+        path.stat()
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}") from error
+    return SnapshotDirectory(path)
 
 
 @snapshot.command("list")

@@ -69,7 +69,7 @@ def ended(child: "pexpect.spawn[bytes]") -> int | None:
         ("run -bios none -snapshots /nowhere -loadvm x", "-loadvm x: there is no snapshot 'x' in '/nowhere'"),
         ("run -bios none -snapshots /dev/null -loadvm x", "-loadvm x: cannot read '/dev/null': Not a directory"),
         ("snapshot list -snapshots /dev/null", "cannot read '/dev/null': Not a directory"),
-        ("snapshot delete -snapshots /nowhere x", "there is no snapshot 'x' in '/nowhere'"),
+        ("snapshot delete -snapshots /nowhere x", "cannot read '/nowhere': No such file or directory"),
         ("snapshot delete", "Missing argument 'TAG...'."),
         ("snapshot frob", "No such command 'frob'."),
         ("run -netdev user,id=n", "-netdev is not supported yet"),

@@ -70,8 +70,22 @@ def test_piped_list_is_a_line_a_snapshot(kept: Path) -> None:
 
 
 def test_piped_list_of_nothing_is_nothing(tmp_path: Path) -> None:
-    done = snapshot("list", "--snapshots", str(tmp_path / "nowhere"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for done in snapshot("list", "--snapshots", str(tmp_path)), snapshot("list", XDG_STATE_HOME=str(tmp_path)):
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "delete"])
+def test_directory_that_is_asked_for_and_not_there_is_an_error(tmp_path: Path, command: str) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    done = snapshot(command, "-snapshots", nowhere, *["a"] * (command == "delete"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"mini-qemu: cannot read '{nowhere}': No such file or directory\n"
+
+
+def test_unknown_machine_is_refused_as_by_run() -> None:
+    done = snapshot("list", "-M", "other")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "mini-qemu: unsupported machine type 'other': use one of virt, virt-10.0, virt-7.2\n"
 
 
 @pytest.mark.parametrize("flag", ["--json", "-json"])
@@ -162,7 +176,8 @@ def test_default_is_the_users_directory_of_the_machine(kept: Path, tmp_path: Pat
     (tmp_path / "mini-qemu" / "snapshots").mkdir(parents=True)
     (tmp_path / "mini-qemu" / "snapshots" / "virt").symlink_to(kept)
     assert "first" in snapshot("list", XDG_STATE_HOME=str(tmp_path)).stdout
-    assert snapshot("list", "-M", "other", XDG_STATE_HOME=str(tmp_path)).stdout == ""
+    assert "first" in snapshot("list", "-M", "virt,acpi=off", XDG_STATE_HOME=str(tmp_path)).stdout
+    assert snapshot("list", "-M", "virt-7.2", XDG_STATE_HOME=str(tmp_path)).stdout == ""
 
 
 def test_letters_that_the_output_cannot_show_are_escaped(tmp_path: Path) -> None:
