@@ -109,6 +109,31 @@ def test_file_is_on_the_disk_but_for_the_last_pages_before_the_guest_is_stopped(
     assert states == [RunState.RUNNING, RunState.FINISH_MIGRATE]
 
 
+def test_nothing_is_left_of_a_file_that_was_not_finished(source: Machine, tmp_path: Path) -> None:
+    stream = tmp_path / "stream"
+    stream.write_bytes(b"heading")
+    source.migration.settings.set({"max-bandwidth": 100_000})
+    source.migration.migrate(f"file:{stream},offset=7")
+    deadline = time.monotonic() + LIMIT
+    while stream.stat().st_size < 50_000:
+        assert time.monotonic() < deadline
+    source.migration.cancel()
+    assert source.migration.wait(LIMIT) is Status.CANCELLED
+    assert stream.read_bytes() == b"heading"
+
+
+def test_command_does_not_take_what_was_not_finished_for_whole(
+    source: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConfigError("the machine has failed")
+
+    monkeypatch.setattr(source.transfer, "freeze", fail)
+    source.migration.migrate(f"exec:cat >/dev/null && touch {tmp_path / 'whole'}")
+    assert source.migration.wait(LIMIT) is Status.FAILED
+    assert not (tmp_path / "whole").exists()
+
+
 def test_report_is_of_its_own_migration_also_if_another_follows_at_once(source: Machine, tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / f"{number}.json"

@@ -18,7 +18,7 @@ from emulator.core.errors import ChannelError
 from emulator.migration.command import ExecChannel
 from emulator.migration.listener import HANDSHAKE_SECONDS, Listener, SingleListener, SocketListener
 from emulator.migration.tls import TlsCredentials, secured
-from emulator.migration.transports import Channel, DescriptorChannel, SocketChannel
+from emulator.migration.transports import Channel, DescriptorChannel, FileChannel, SocketChannel
 from emulator.migration.uri import Address, parse_uri
 
 __all__ = ["Address", "Channel", "ChannelError", "Listener", "TlsCredentials", "connect", "listen", "parse_uri"]
@@ -68,7 +68,7 @@ def _single(
     if address.kind == "exec":
         return ExecChannel(address.command, name, reading=reading)
     if address.kind == "file":
-        return DescriptorChannel(_open_file(address, reading=reading), name)
+        return FileChannel(_open_file(address, reading=reading), name)
     kind = os.fstat(address.fd).st_mode
     if stat.S_ISSOCK(kind):
         connection = socket.socket(fileno=address.fd)

@@ -105,9 +105,12 @@ class Peer:
             self.channel.close()
 
     def hear_last_words(self) -> None:
-        """Learn why it has closed the connection, if a write failed before that could be read; raises nothing."""
+        """Give the connection up, and learn why it was closed at the other end, if a write failed before that was read.
+
+        Raises nothing. A command is asked to end, and nothing is left of a file: neither is to be taken for whole.
+        """
+        self.channel.shutdown()  # so that nothing is waited for that has not come yet
         if self.channel.two_way:
-            self.channel.shutdown()  # so that nothing is waited for that has not come yet
             with contextlib.suppress(EmulatorError, OSError):
                 while True:
                     self._hear()

@@ -260,6 +260,21 @@ class DescriptorChannel(Channel):
         self._waker.close()
 
 
+class FileChannel(DescriptorChannel):
+    """A file from where its descriptor stands; if writing it is given up, nothing is left from there on."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, name)
+        self._start = os.lseek(fd, 0, os.SEEK_CUR) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+
+    def _close(self) -> None:
+        """See `DescriptorChannel`."""
+        if self._fd >= 0 and self._wrote and self._given_up and self._start is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._start)
+        super()._close()
+
+
 def _is_closed(fd: int) -> bool:
     """Whether the other end of a socket or a pipe is closed."""
     poll = select.poll()
