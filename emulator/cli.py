@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -440,8 +440,11 @@ def _one_line(text: str) -> str:
 def _announce(line: str) -> None:
     if sys.stderr is None:  # closed by whoever started us; print would fall back to standard output
         return
-    sys.stderr.write(f"mini-qemu: {line}\n")  # in one piece, so that nothing comes between
-    sys.stderr.flush()
+    text = f"mini-qemu: {line}\n".encode(sys.stderr.encoding, "backslashreplace")
+    # In one piece, so that nothing comes between, and not into a buffer: what a terminal that has gone does not take
+    # would be written once more at exit, and change the exit status.
+    with suppress(OSError):
+        os.write(2, text)
 
 
 def main() -> int:

@@ -271,6 +271,31 @@ def fill(connection: socket.socket) -> None:
     connection.setblocking(True)  # again, also for the process that shares it
 
 
+def test_terminal_that_has_gone_does_not_change_the_exit_status() -> None:
+    terminal, its_end = os.openpty()
+    command = [*COMMAND, *BARE, "-monitor", "stdio"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=its_end, stdout=its_end, stderr=its_end) as child:
+        os.close(its_end)
+        seen = b""
+        while b"(qemu) " not in seen:
+            seen += os.read(terminal, 4096)
+        os.close(terminal)
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(timeout=30) == 128 + signal.SIGHUP
+
+
+def test_full_standard_error_does_not_change_the_exit_status() -> None:
+    command = [*COMMAND, *BARE, "-serial", "stdio"]
+    with (
+        Path("/dev/full").open("w") as full,
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full) as child,
+    ):
+        assert child.stdout is not None
+        assert child.stdout.read(1)
+        child.terminate()
+        assert child.wait(timeout=30) == 128 + signal.SIGTERM
+
+
 def test_commands_from_a_pipe_are_answered_plainly() -> None:
     done = mini_qemu(*BARE, "-S", "-monitor", "stdio", given="info status\np/x $pc\nquit\n")
     assert done.returncode == 0
