@@ -16,6 +16,7 @@ from emulator import qemupeer
 from emulator.boards.layout import RAM_BLOCK
 from emulator.boards.machinetypes import MACHINE_TYPES, MachineType
 from emulator.core.errors import FileError
+from emulator.inspectiontext import show_place, show_side
 from emulator.machine import Machine
 from emulator.machinestate import reshaped, subject_of, was_running
 from emulator.migration import files, savevm
@@ -149,10 +150,11 @@ def _losses(before: Contents, after: Contents, say: Callable[[str], None]) -> It
             continue
         name = f"{each.section}:{each.path}"
         reason = next((reason for pattern, reason in HARMLESS if re.fullmatch(pattern, name)), None)
-        became = "left out" if each.second is MISSING else f"now {_short(each.second)}"
-        say(f"{each.section} {each.path}: {_short(each.first)}, {became} ({reason or 'the guest may notice'})")
+        place = show_place(each)
+        became = "left out" if each.second is MISSING else f"now {show_side(each.second)}"
+        say(f"{place}: {show_side(each.first)}, {became} ({reason or 'the guest may notice'})")
         if reason is None:
-            yield f"{each.section} {each.path}".strip()
+            yield place
 
 
 def _is_nothing(value: Any) -> bool:
@@ -161,8 +163,3 @@ def _is_nothing(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_is_nothing, value))
     return not any(value) if isinstance(value, bytes) else not value
-
-
-def _short(value: Any) -> str:
-    text = hex(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."

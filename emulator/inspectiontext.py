@@ -77,7 +77,7 @@ class Page:
             text = printable(notes) if isinstance(notes, str) else json.dumps(notes)
             if path == TAKEN and isinstance(notes, float) and 0 <= notes < 1 << 36:
                 text = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(notes))
-            self._wrapped(0, [(path, "")], self._cut(text))
+            self._wrapped(0, [(path, "")], _cut(text, self._verbose))
 
     def _section(self, section: Section, blocks: dict[str, BlockMap]) -> None:
         parts = f" in {section.parts} parts" if section.parts > 1 else ""
@@ -103,7 +103,7 @@ class Page:
             self._line((" " * indent + row.path, "bold"), (f"  {row.value}", ""))
             return
         head = [(row.path.ljust(path_width - 2 * row.depth), "cyan"), (row.type.ljust(type_width), "dim")]
-        self._wrapped(indent, head, self._value(row.value, row.type))
+        self._wrapped(indent, head, _value(row.value, row.type, self._verbose))
 
     def _block(self, block: BlockMap) -> None:
         counts = ", ".join(f"{block.count(kind)} {kind.value}" for kind in Kind)
@@ -120,8 +120,8 @@ class Page:
     def differences(self, fields: list[Difference], ram: list[RamDifference]) -> None:
         """Where two files differ."""
         for row in fields:
-            head = [(printable(f"{row.section} {row.path}".rstrip()) + ":", "cyan")]
-            self._wrapped(0, head, " | ".join(map(self._side, (row.first, row.second))))
+            sides = (show_side(side, verbose=self._verbose) for side in (row.first, row.second))
+            self._wrapped(0, [(f"{show_place(row)}:", "cyan")], " | ".join(sides))
         for block in ram:
             if block.pages:
                 pages = sum(end - begin for begin, end in block.pages)
@@ -133,37 +133,6 @@ class Page:
             self._wrapped(0, [(f"ram {printable(block.block)}:", "cyan")], value)
         if not fields and not ram:
             self._line(("the same machine", ""))
-
-    def _side(self, value: Any) -> str:
-        """What one of two files has in a place."""
-        if value is MISSING:
-            return "missing"
-        return "present" if isinstance(value, dict) else self._value(value, "")
-
-    def _value(self, value: Any, type_name: str) -> str:
-        """A field's value, all of it or as much as is shown without -v."""
-        if isinstance(value, list):
-            groups = [(item, len(list(alike))) for item, alike in itertools.groupby(value)]
-            shown = groups if self._verbose else groups[:SHOWN_VALUES]
-            texts = [self._value(item, type_name) + (f" x{count}" if count > 1 else "") for item, count in shown]
-            return ", ".join(texts) + (", ..." if len(shown) < len(groups) else "")
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, int):
-            return str(value) if value < 0 or type_name.startswith(("int", "timer")) else f"0x{value:x}"
-        return self._bytes(value) if isinstance(value, bytes) else self._cut(printable(str(value)))
-
-    def _bytes(self, value: bytes) -> str:
-        text = value.rstrip(b"\0")
-        if len(text) > 1 and text.isascii() and text.decode().isprintable():
-            return self._cut(f'"{text.decode()}"') + f" ({_count(len(value), 'byte')})"
-        if not text:
-            return f"zeros ({_count(len(value), 'byte')})"
-        shown = value if self._verbose else value[:SHOWN_BYTES]
-        return shown.hex(" ") + (f" ... ({_count(len(value), 'byte')})" if len(shown) < len(value) else "")
-
-    def _cut(self, text: str) -> str:
-        return text if self._verbose or len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
     def _wrapped(self, indent: int, head: list[tuple[str, str]], value: str) -> None:
         """One field: on a terminal, what is too long goes on below where the value began."""
@@ -178,6 +147,46 @@ class Page:
 
     def _line(self, *parts: tuple[str, str]) -> None:
         self._console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def show_place(row: Difference) -> str:
+    """Where two files differ: the section, and which field of it."""
+    return printable(f"{row.section} {row.path}".rstrip())
+
+
+def show_side(value: Any, *, verbose: bool = False) -> str:
+    """What one of two files has in a place; a long value is cut unless `verbose`."""
+    if value is MISSING:
+        return "missing"
+    return "present" if isinstance(value, dict) else _value(value, "", verbose)
+
+
+def _value(value: Any, type_name: str, verbose: bool) -> str:
+    """A field's value, all of it or as much as is shown without -v."""
+    if isinstance(value, list):
+        groups = [(item, len(list(alike))) for item, alike in itertools.groupby(value)]
+        shown = groups if verbose else groups[:SHOWN_VALUES]
+        texts = [_value(item, type_name, verbose) + (f" x{count}" if count > 1 else "") for item, count in shown]
+        return ", ".join(texts) + (", ..." if len(shown) < len(groups) else "")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value) if value < 0 or type_name.startswith(("int", "timer")) else f"0x{value:x}"
+    return _bytes(value, verbose) if isinstance(value, bytes) else _cut(printable(str(value)), verbose)
+
+
+def _bytes(value: bytes, verbose: bool) -> str:
+    text = value.rstrip(b"\0")
+    if len(text) > 1 and text.isascii() and text.decode().isprintable():
+        return _cut(f'"{text.decode()}"', verbose) + f" ({_count(len(value), 'byte')})"
+    if not text:
+        return f"zeros ({_count(len(value), 'byte')})"
+    shown = value if verbose else value[:SHOWN_BYTES]
+    return shown.hex(" ") + (f" ... ({_count(len(value), 'byte')})" if len(shown) < len(value) else "")
+
+
+def _cut(text: str, verbose: bool) -> str:
+    return text if verbose or len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 
 def _rows(description: dict[str, Any], values: dict[str, Any], prefix: str, depth: int) -> Iterator[_Row]:
