@@ -284,6 +284,8 @@ def convert_command(source: str, target: str, to: str, layout: str | None, qemu_
     from emulator.boards.machinetypes import machine_type
     from emulator.convert import convert
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # an unfinished OUT must go, whatever ends this
+        signal.signal(number, terminate)
     cure = qemu_timer_fix == "on"
     convert(Path(source), Path(target), machine_type(to), layout=layout, cure=cure, force=force, say=click.echo)
     return 0

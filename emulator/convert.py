@@ -64,7 +64,7 @@ def convert(
             before = _examined(source, data)
             mapped = layout == "mapped" if layout else bool(before.configuration and before.configuration.capabilities)
             known = _known(before, fd) if mapped else None
-            with _machine(source, before) as machine, files.replacing(target) as file:
+            with files.replacing(target) as file, _machine(source, before) as machine:  # which ends before the file
                 machine.call(lambda: _save(machine, data, fd, file, to, cure=cure, known=known))
                 file.flush()
                 with files.mapped(Path(f"/proc/self/fd/{file.fileno()}")) as (result, _fd):
@@ -104,9 +104,7 @@ def _machine(source: Path, contents: Contents) -> Machine:
     if RAM_BLOCK not in contents.blocks:
         raise FileError(f"{printable(str(source))}: no stream of a virt machine: it has no block {RAM_BLOCK}")
     acpi = any(name.startswith(TABLE) for name in contents.blocks)
-    machine = Machine(next(iter(MACHINE_TYPES)), ram=contents.blocks[RAM_BLOCK].size, acpi=acpi)
-    machine.power_on()
-    return machine
+    return Machine(next(iter(MACHINE_TYPES)), ram=contents.blocks[RAM_BLOCK].size, acpi=acpi)
 
 
 def _save(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import lzma
 import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from emulator.cli import cli
 from emulator.convert import convert
 from emulator.core.errors import FileError
 from emulator.migration.examine import Contents, examine
+from emulator.migration.files import SUFFIX
 from emulator.migration.snapshots import SnapshotDirectory
 
 STREAMS = Path(__file__).parent / "data" / "streams"
@@ -167,6 +171,39 @@ def test_mistakes_are_told_in_one_line(stream: Path, tmp_path: Path, arguments: 
     result = CliRunner().invoke(cli, ["convert", source, str(tmp_path / target), *options])
     assert message in f"{result.output}{result.exception}"
     assert result.exit_code != 0
+
+
+WAITING = """
+import sys
+from emulator import cli
+from emulator.migration import savevm
+
+save = savevm.save
+
+def wait(*args):
+    print("saving", flush=True)
+    sys.stdin.read()
+    save(*args)
+
+savevm.save = wait
+sys.exit(cli.main())
+"""
+"""The command, which stops before it saves until its input ends."""
+
+
+@pytest.mark.parametrize("stream", ["virt-7.2"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_leaves_nothing_unfinished(stream: Path, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-c", WAITING, "convert", str(stream), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"saving\n"
+        assert [path.suffix for path in tmp_path.glob(".out.*")] == [SUFFIX]
+        child.send_signal(number)
+        assert [said.strip() for said in child.communicate(timeout=60)] == [b"", b""]
+    assert child.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == [stream]
 
 
 @pytest.mark.parametrize("stream", ["virt-10.0"], indirect=True)
