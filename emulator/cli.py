@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -188,6 +189,9 @@ def run(**options: Any) -> int:
     }
     if options["incoming"] is not None and options["loadvm"] is not None:
         raise ConfigError("-incoming and -loadvm both say where the guest comes from: use one of them")
+    has_stdio = bool({"stdio", "mon:stdio"} & {serial, monitor, *options["qmp"]})
+    if has_stdio and re.fullmatch("fd:0*[012]", options["incoming"] or ""):
+        raise ConfigError(f"-incoming {options['incoming']}: standard input, output and error belong to the console")
     objects = [(f"-object {text}", *parse.parse_object(f"-object {text}", text)) for text in options["objects"]]
     start = _Start(options["stopped"], options["loadvm"], options["incoming"], objects)
     return _run(machine, shift_sleep, (serial, monitor, options["qmp"]), start)

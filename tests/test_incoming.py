@@ -203,6 +203,36 @@ def test_guest_comes_from_one_place() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("consoles", "uri"),
+    [("", "fd:0"), ("-serial stdio", "fd:1"), ("-monitor stdio", "fd:2"), ("-serial null -qmp stdio", "fd:00")],
+)
+def test_console_and_guest_do_not_come_from_one_descriptor(consoles: str, uri: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, *consoles.split(), "-incoming", uri],
+        input="x",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    message = "standard input, output and error belong to the console"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"mini-qemu: -incoming {uri}: {message}\n")
+
+
+def test_guest_comes_from_standard_input_where_no_console_is(start: Start, tmp_path: Path) -> None:
+    source, there = start("-kernel", str(TOY))
+    source.expect_exact("toy> ")
+    assert there.ask(f"migrate file:{tmp_path / 'saved'}") == ""
+    options = ["-serial", "null", "-monitor", f"unix:{tmp_path / 'monitor'}", "-incoming", "fd:0"]
+    here = Monitor(tmp_path / "monitor")
+    with (tmp_path / "saved").open() as saved, subprocess.Popen([*COMMAND, *options], cwd=ROOT, stdin=saved) as child:
+        while here.ask("info status") != "VM status: running":
+            pass
+        child.terminate()
+    here.close()
+
+
 def test_connection_that_breaks_off_ends_the_process(start: Start) -> None:
     target, _here = start("-incoming", "tcp:127.0.0.1:0")
     port = int(address(target).rpartition(":")[2])
