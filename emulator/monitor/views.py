@@ -109,7 +109,7 @@ def show_snapshots(found: Mapping[str, Any]) -> str:
         icount = "" if snapshot["icount"] is None else snapshot["icount"]
         lines.append(_SNAPSHOT.format("--", snapshot["tag"], size, date, show_clock(clock), icount))
     if found["damaged"]:
-        lines += ["", "List of damaged (non-loadable) snapshots:"]
+        lines += ["", "List of snapshots that cannot be loaded:"]
         lines += [f"{tag}: {reason}" for tag, reason in found["damaged"].items()]
     return "\n".join(line.rstrip() for line in lines).strip()
 

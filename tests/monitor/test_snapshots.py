@@ -137,9 +137,9 @@ def test_list_shows_what_is_counted_and_what_is_damaged() -> None:
     _title, _header, row, *rest = text.splitlines()
     assert row[:36] == "--        a                 458 KiB "
     assert row.endswith(" 25:01:01.001      12345")
-    assert rest == ["", "List of damaged (non-loadable) snapshots:", "b: cut short"]
+    assert rest == ["", "List of snapshots that cannot be loaded:", "b: cut short"]
     text = show_snapshots({"directory": "d", "snapshots": [], "damaged": {"b": "cut short"}})
-    assert text == "List of damaged (non-loadable) snapshots:\nb: cut short"
+    assert text == "List of snapshots that cannot be loaded:\nb: cut short"
 
 
 def test_clock_is_hours_minutes_seconds() -> None:
