@@ -271,3 +271,23 @@ def test_ctrl_c_in_a_foreground_migration_cancels_it_and_not_the_process() -> No
     assert child.returncode == 0
     assert "Migration status: cancelled" in said
     assert "VM status: running" in said
+
+
+def test_line_of_a_foreground_migration_keeps_off_the_guest_and_the_last_words(spawn: Spawn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        guest = spawn("-kernel", str(TOY))
+        guest.expect_exact("toy> ")
+        guest.send("\x01c")
+        guest.expect_exact("(qemu) ")
+        guest.send(f"migrate tcp:127.0.0.1:{silent.getsockname()[1]}\r")
+        guest.expect_exact("\x1b[Ksetup ")
+        guest.send("\x01ccount\r")
+        guest.expect_exact("count 1\r")
+        guest.expect_exact("count 2\r")  # ten times as long as from one line to the next
+        assert b"setup" not in guest.before
+        guest.send("\x01c")
+        guest.expect_exact("setup ")
+        guest.send("\x01x")
+        guest.expect(rb"mini-qemu: terminated\r+\n")
+        assert status_of(guest) == 0
+        assert guest.before == b"\r\x1b[K"

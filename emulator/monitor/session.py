@@ -54,9 +54,17 @@ class Session(PeerSession):
         """Ctrl-C has been typed where it is a signal; whether a command has taken it."""
         return self._user.interrupt()
 
+    def show(self) -> None:
+        """See `PeerSession.show`."""
+        self._user.show()
+        super().show()
+
     def hide(self) -> None:
         """The monitor goes out of view: leave the terminal on a fresh line."""
+        self._user.hide()
         with self._lock:
+            if self._editor is not None:
+                self._editor.hide()
             if self._came > self._left:
                 self._write("\n")
 

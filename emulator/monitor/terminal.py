@@ -29,7 +29,7 @@ from emulator.monitor.hmp import PROMPT, Hmp
 
 
 class LineEditor:
-    """Prompts for commands and runs them; `run` belongs to the monitor's thread, `redraw` and `close` to any."""
+    """Prompts for commands and runs them; `run` belongs to the monitor's thread, `hide`, `redraw`, `close` to any."""
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class LineEditor:
         self._user = user
         self._terminal_size = terminal_size
         self._loop = asyncio.new_event_loop()
+        self._in_view = asyncio.Event()
+        self._in_view.set()
         self._prompt: PromptSession[str] = PromptSession(
             # The renderer drops a trailing space without a style, and scripts wait for the whole prompt; the colour
             # itself is lost in one bit of colour depth.
@@ -69,6 +71,10 @@ class LineEditor:
             self._user.attach(None)
             self._loop.close()
 
+    def hide(self) -> None:
+        """Keep the last line that a command has drawn, and the prompt behind it, until `redraw`."""
+        self._post(self._in_view.clear)
+
     def redraw(self) -> None:
         """Show the prompt and what has been typed so far once more."""
         self._post(self._redraw)
@@ -85,7 +91,12 @@ class LineEditor:
                 line = await self._prompt.prompt_async(handle_sigint=False, set_exception_handler=False)
             except (KeyboardInterrupt, EOFError):
                 continue  # Ctrl-C and Ctrl-D drop the line, as there is nothing that they should end
-            if text := self._hmp.execute(line.strip(), self._user):
+            text = self._hmp.execute(line.strip(), self._user)
+            await asyncio.sleep(0)  # for what has been posted meanwhile, which is not about the next prompt
+            if self._user.has_drawn:
+                await self._in_view.wait()
+                self._user.finish()
+            if text:
                 self._port.send((text + "\n").replace("\n", "\r\n").encode())
 
     def write(self, text: str) -> None:
@@ -104,10 +115,12 @@ class LineEditor:
         _call_soon(self._loop, function)
 
     def _redraw(self) -> None:
+        self._in_view.set()
         self._prompt.app.renderer.reset()
         self._prompt.app.invalidate()
 
     def _leave(self) -> None:
+        self._in_view.set()
         prompt = self._prompt.app.future
         if prompt is not None and not prompt.done():  # it may have been told before
             self._prompt.app.erase_when_done = True

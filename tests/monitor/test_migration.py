@@ -364,6 +364,76 @@ def test_progress_line_tells_pass_rate_and_rest(source: Machine, target: Machine
     session.close()
 
 
+def test_only_the_last_line_is_whole_on_a_narrow_terminal(source: Machine, target: Machine, peer: Any) -> None:
+    session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL, lambda: (50, 24))
+    session.show()
+    peer.expect(b"(qemu) ")
+    peer.type(f"migrate {listening(target)}\r".encode())
+    peer.expect(b"completed in ")
+    assert re.search(rb" and the switchover, \S+ ms of downtime\r\n$", peer.expect(b"\r\n"))
+    peer.expect(b"(qemu) ")
+    session.close()
+    *drawn, _last = peer.seen.split(b"\r\x1b[K")[1:]
+    assert drawn
+    assert max(map(len, drawn)) == 49
+
+
+def test_nothing_is_drawn_while_the_monitor_is_out_of_view(source: Machine, peer: Any) -> None:
+    with silent() as server:
+        session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
+        session.show()
+        peer.expect(b"(qemu) ")
+        for _ in range(2):
+            peer.type(f"migrate {uri_of(server)}\r".encode())
+            peer.expect(b"\r\x1b[Ksetup ")
+            session.hide()
+            peer.expect(b"\r\n")
+            source.migration.cancel()
+            source.migration.wait()
+            session.show()
+            assert peer.expect(b"cancelled") == b"\r\ncancelled"
+            peer.expect(b"(qemu) ")
+        session.close()
+
+
+def test_line_goes_on_and_the_prompt_comes_once_when_the_monitor_is_in_view_again(source: Machine, peer: Any) -> None:
+    with silent() as server:
+        session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
+        session.show()
+        peer.expect(b"(qemu) ")
+        peer.type(f"migrate {uri_of(server)}\r".encode())
+        peer.expect(b"\r\x1b[Ksetup ")
+        session.hide()
+        session.show()
+        peer.expect(b"\r\nsetup ")
+        peer.type(b"\x03")
+        peer.expect(b"cancelled")
+        peer.expect(b"(qemu) ")
+        peer.type(b"info status\r")
+        peer.expect(b"VM status: running")
+        session.close()
+    assert [line for line in screen(peer.seen) if "info status" in line] == ["(qemu) info status"]
+
+
+def screen(sent: bytes) -> list[str]:
+    """The lines that a terminal shows, if none of them is too long."""
+    lines, column = [""], 0
+    for count, move, character in re.findall(r"\x1b\[\??(\d*)(\w)|(.)", sent.decode(), re.DOTALL):
+        line = lines[-1]
+        if move in ("C", "D"):
+            column += int(count) if move == "C" else -int(count)
+        elif move in ("J", "K"):
+            lines[-1] = line[:column]
+        elif character == "\r":
+            column = 0
+        elif character == "\n":
+            lines.append("")
+        elif character:
+            lines[-1] = line[:column].ljust(column) + character + line[column + 1 :]
+            column += 1
+    return lines
+
+
 @pytest.mark.parametrize("columns", [40, 79, 200])
 def test_bar_leaves_room_for_what_is_left(columns: int) -> None:
     progress = Progress()
