@@ -12,6 +12,7 @@ from typing import Any
 
 import pexpect
 import pytest
+from processes import wait_until
 
 from emulator import Machine, Serial
 
@@ -52,12 +53,13 @@ def migrate(child: pexpect.spawn, path: Path, *settings: str) -> Path:
     """Have QEMU write its stream into a file, and end."""
     child.send("\x01c")
     child.expect_exact("(qemu) ")
-    for command in (*settings, f'migrate "exec:cat > {path}"', "info migrate"):
+    for command in (*settings, f'migrate "exec:cat > {path}.part; mv {path}.part {path}"', "info migrate"):
         child.send(command + "\r")
         child.expect_exact("\n(qemu) ")
     assert "Migration status: completed" in child.before
     child.send("quit\r")
     child.expect(pexpect.EOF)
+    wait_until(path.exists)  # QEMU does not wait for the command
     return path
 
 

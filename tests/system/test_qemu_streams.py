@@ -76,9 +76,10 @@ class Qemu:
 
     def save(self, path: Path) -> None:
         """`migrate` to a file, as the monitor's user would."""
-        self.execute("migrate", uri=f"exec:cat > {path}")
+        part = f"{path}.part"
+        self.execute("migrate", uri=f"exec:cat > {part}; mv {part} {path}")  # which QEMU does not wait for
         deadline = time.monotonic() + LIMIT
-        while self.execute("query-migrate")["status"] != "completed":
+        while self.execute("query-migrate")["status"] != "completed" or not path.exists():
             assert time.monotonic() < deadline
 
     def close(self) -> None:

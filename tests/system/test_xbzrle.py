@@ -173,11 +173,12 @@ def test_what_qemu_sends_with_xbzrle_goes_on_here(kernel: Path, tmp_path: Path) 
         wait_until(lambda: not qemu.examine(LAST_PAGE).endswith(" 0x00"))
         qemu.use_xbzrle()
         qemu.execute("migrate-set-parameters", max_bandwidth=32 << 20, downtime_limit=1)
-        qemu.execute("migrate", uri=f"exec:cat > {path}")
+        qemu.execute("migrate", uri=f"exec:cat > {path}.part; mv {path}.part {path}")
         wait_until(lambda: qemu.execute("query-migrate").get("xbzrle-cache", {}).get("pages", 0) > PAGES)
         qemu.execute("migrate-set-parameters", downtime_limit=100_000)
         wait_until(lambda: qemu.execute("query-migrate")["status"] == "completed")
         deltas = qemu.execute("query-migrate")["xbzrle-cache"]
+    wait_until(path.exists)  # QEMU does not wait for the command
     ram = ram_of(path)
     assert ram.sent[Kind.DATA] >= deltas["pages"]
     assert ram.stream_bytes < 3 * PAGES * PAGE_SIZE < ram.sent[Kind.DATA] * PAGE_SIZE
