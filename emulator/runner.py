@@ -60,6 +60,8 @@ class Runner:
         """For how much of its time the vCPU rests, 0 to 99 %."""
         self._reboot = reboot
         self._calls: deque[Callable[[], None]] = deque()
+        self._has_ended = False
+        """Whether the thread looks at no more calls."""
         self._wake = threading.Condition()
         self._closing = False
         self._reset_wanted = False
@@ -106,6 +108,8 @@ class Runner:
                 future.set_exception(error)
 
         self.post(answer)
+        if self._has_ended and not self._closing:
+            self._run_calls()
         while True:
             try:
                 return future.result(timeout=1)
@@ -224,8 +228,7 @@ class Runner:
         try:
             while not self._closing:
                 self.vcpu.engine.clear_stop()
-                while self._calls:
-                    self._calls.popleft()()
+                self._run_calls()
                 if self._reset_wanted:
                     self.reset("guest-reset")
                 if self.status is not RunState.RUNNING:
@@ -248,8 +251,18 @@ class Runner:
             self.failure = failure
             self.stop(RunState.INTERNAL_ERROR)
             self._announce_end()
-        while self._calls:
-            self._calls.popleft()()
+        self._run_calls()
+        self._has_ended = True
+        self._run_calls()  # what came in between
+
+    def _run_calls(self) -> None:
+        """Run what has been posted, in its order; when the thread has ended, another one may be at it as well."""
+        while True:
+            try:
+                function = self._calls.popleft()
+            except IndexError:
+                return
+            function()
 
     def _run_throttled(self) -> None:
         """Run for a while, and rest as long as the throttle says; timers and callers wait for neither."""

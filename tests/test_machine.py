@@ -166,6 +166,25 @@ def test_an_error_on_the_machines_thread_reaches_whoever_waits() -> None:
         assert machine.status is RunState.INTERNAL_ERROR
 
 
+def test_a_call_that_meets_the_end_of_the_machines_thread_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has looked at its calls for the last time, and is still alive when somebody looks whether it is."""
+    port = CharPort()
+
+    def broken(_data: bytes) -> None:
+        raise OSError("the printer is on fire")
+
+    port.sink = broken
+    with Machine("virt", ram="16M", kernel=TOY, port=port) as machine:
+        with pytest.raises(OSError, match="the printer is on fire"):
+            machine.run(timeout=LIMIT)
+        thread = machine._runner._thread
+        assert thread is not None
+        thread.join()
+        seen = iter([True])
+        monkeypatch.setattr(thread, "is_alive", lambda: next(seen, False))
+        assert machine.call(lambda: 5) == 5
+
+
 def test_an_error_in_a_call_reaches_the_caller_only(toy: Machine) -> None:
     with pytest.raises(KeyError):
         _ = toy.cpu["x32"]
