@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from emulator import Machine, Serial
+from emulator import Machine
 from emulator.core.errors import ConfigError, EmulatorError, FileError
 from emulator.migration import report
 from emulator.migration.errors import MigrationError
@@ -25,17 +24,13 @@ LIMIT = 60
 
 
 @pytest.fixture
-def source() -> Iterator[Machine]:
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
-        machine.run(until=Serial("toy> "), timeout=LIMIT)
-        machine.cont()
-        yield machine
+def source(running_toy: Machine) -> Machine:
+    return running_toy
 
 
 @pytest.fixture
-def target() -> Iterator[Machine]:
-    with Machine("virt", ram="16M") as machine:
-        yield machine
+def target(empty_machine: Machine) -> Machine:
+    return empty_machine
 
 
 def info_migrate(machine: Machine) -> str:

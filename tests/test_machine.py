@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -153,7 +154,9 @@ def test_a_closed_machine_says_so(toy: Machine) -> None:
         _ = toy.cpu.pc
 
 
-def test_an_error_on_the_machines_thread_reaches_whoever_waits() -> None:
+@pytest.fixture
+def failed() -> Iterator[Machine]:
+    """One whose guest has said something that could not be passed on."""
     port = CharPort()
 
     def broken(_data: bytes) -> None:
@@ -163,26 +166,23 @@ def test_an_error_on_the_machines_thread_reaches_whoever_waits() -> None:
     with Machine("virt", ram="16M", kernel=TOY, port=port) as machine:
         with pytest.raises(OSError, match="the printer is on fire"):
             machine.run(timeout=LIMIT)
-        assert machine.status is RunState.INTERNAL_ERROR
+        yield machine
 
 
-def test_a_call_that_meets_the_end_of_the_machines_thread_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_on_the_machines_thread_reaches_whoever_waits(failed: Machine) -> None:
+    assert failed.status is RunState.INTERNAL_ERROR
+
+
+def test_a_call_that_meets_the_end_of_the_machines_thread_is_answered(
+    failed: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The thread has looked at its calls for the last time, and is still alive when somebody looks whether it is."""
-    port = CharPort()
-
-    def broken(_data: bytes) -> None:
-        raise OSError("the printer is on fire")
-
-    port.sink = broken
-    with Machine("virt", ram="16M", kernel=TOY, port=port) as machine:
-        with pytest.raises(OSError, match="the printer is on fire"):
-            machine.run(timeout=LIMIT)
-        thread = machine._runner._thread
-        assert thread is not None
-        thread.join()
-        seen = iter([True])
-        monkeypatch.setattr(thread, "is_alive", lambda: next(seen, False))
-        assert machine.call(lambda: 5) == 5
+    thread = failed._runner._thread
+    assert thread is not None
+    thread.join()
+    seen = iter([True])
+    monkeypatch.setattr(thread, "is_alive", lambda: next(seen, False))
+    assert failed.call(lambda: 5) == 5
 
 
 def test_an_error_in_a_call_reaches_the_caller_only(toy: Machine) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from emulator import Machine, Serial
+from emulator import Machine
 from emulator.core.errors import ConfigError, FileError
 from emulator.migration.plots import Axis, nice_step
 from emulator.migration.report import SAMPLE_LIMIT, Recorder, report, report_path
@@ -69,11 +68,8 @@ def page_of(progress: Progress, uri: str = "tcp:127.0.0.1:1") -> Page:
 
 
 @pytest.fixture
-def source() -> Iterator[Machine]:
-    with Machine("virt", ram="16M", kernel=TOY) as machine:
-        machine.run(until=Serial("toy> "), timeout=60)
-        machine.cont()
-        yield machine
+def source(running_toy: Machine) -> Machine:
+    return running_toy
 
 
 @pytest.mark.parametrize("suffix", ["json", "html"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from certificates import authority, pem
+from certificates import authority, both_sides, pem
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -29,13 +29,7 @@ PATTERN = random.Random(1).randbytes(3 << 20)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Certificates for both sides."""
-    folder = tmp_path / "pki"
-    folder.mkdir()
-    authority().write(folder)
-    for side in ("server", "client"):
-        authority().issue(folder, side)
-    return folder
+    return both_sides(tmp_path)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,10 @@ def source(running_toy: Machine) -> Machine:
 
 
 @pytest.fixture
-def target() -> Iterator[Machine]:
+def target(empty_machine: Machine) -> Machine:
     """Waits for a guest, and for the monitor to say where it comes from."""
-    with Machine("virt", ram="16M") as machine:
-        machine.transfer.expect()
-        yield machine
+    empty_machine.transfer.expect()
+    return empty_machine
 
 
 @pytest.fixture
@@ -336,11 +335,17 @@ def qemu_says(*lines: str) -> list[str]:
 # The progress line
 
 
+def begin_session(machine: Machine, peer: Any, *, columns: int = 80) -> Session:
+    """A monitor on a terminal, at its prompt."""
+    session = Session(Hmp(Context(machine, machine.quit)), peer.port, Style.TERMINAL, lambda: (columns, 24))
+    session.show()
+    peer.expect(b"(qemu) ")
+    return session
+
+
 def test_ctrl_c_on_a_terminal_cancels(source: Machine, peer: Any) -> None:
     with silent() as server:
-        session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
-        session.show()
-        peer.expect(b"(qemu) ")
+        session = begin_session(source, peer)
         peer.type(f"migrate {uri_of(server)}\r".encode())
         peer.expect(b"\r\x1b[Ksetup ")
         peer.type(b"forgotten\x03info status\r")
@@ -352,9 +357,7 @@ def test_ctrl_c_on_a_terminal_cancels(source: Machine, peer: Any) -> None:
 
 def test_progress_line_tells_pass_rate_and_rest(source: Machine, target: Machine, peer: Any) -> None:
     source.migration.settings.set({"max-bandwidth": 100_000})
-    session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
-    session.show()
-    peer.expect(b"(qemu) ")
+    session = begin_session(source, peer)
     peer.type(f"migrate {listening(target)}\r".encode())
     line = peer.expect(b"\r\x1b[K[") + peer.expect(b" left")
     assert re.search(rb"\[#*\.*\] pass 1  [\d.]+ \w+ sent  [\d.]+ \w+/s  dirty [\d.]+ \w+/s  [\d.]+ \w+ left", line)
@@ -365,9 +368,7 @@ def test_progress_line_tells_pass_rate_and_rest(source: Machine, target: Machine
 
 
 def test_only_the_last_line_is_whole_on_a_narrow_terminal(source: Machine, target: Machine, peer: Any) -> None:
-    session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL, lambda: (50, 24))
-    session.show()
-    peer.expect(b"(qemu) ")
+    session = begin_session(source, peer, columns=50)
     peer.type(f"migrate {listening(target)}\r".encode())
     peer.expect(b"completed in ")
     assert re.search(rb" and the switchover, \S+ ms of downtime\r\n$", peer.expect(b"\r\n"))
@@ -380,9 +381,7 @@ def test_only_the_last_line_is_whole_on_a_narrow_terminal(source: Machine, targe
 
 def test_nothing_is_drawn_while_the_monitor_is_out_of_view(source: Machine, peer: Any) -> None:
     with silent() as server:
-        session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
-        session.show()
-        peer.expect(b"(qemu) ")
+        session = begin_session(source, peer)
         for _ in range(2):
             peer.type(f"migrate {uri_of(server)}\r".encode())
             peer.expect(b"\r\x1b[Ksetup ")
@@ -398,9 +397,7 @@ def test_nothing_is_drawn_while_the_monitor_is_out_of_view(source: Machine, peer
 
 def test_line_goes_on_and_the_prompt_comes_once_when_the_monitor_is_in_view_again(source: Machine, peer: Any) -> None:
     with silent() as server:
-        session = Session(Hmp(Context(source, source.quit)), peer.port, Style.TERMINAL)
-        session.show()
-        peer.expect(b"(qemu) ")
+        session = begin_session(source, peer)
         peer.type(f"migrate {uri_of(server)}\r".encode())
         peer.expect(b"\r\x1b[Ksetup ")
         session.hide()

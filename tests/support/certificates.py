@@ -68,3 +68,13 @@ def pem(key: ec.EllipticCurvePrivateKey, encryption: serialization.KeySerializat
 @functools.cache
 def authority(name: str = "ours") -> Authority:
     return Authority(name)
+
+
+def both_sides(parent: Path) -> Path:
+    """A directory `pki` with certificates for both sides."""
+    folder = parent / "pki"
+    folder.mkdir()
+    authority().write(folder)
+    for side in ("server", "client"):
+        authority().issue(folder, side)
+    return folder

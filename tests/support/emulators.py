@@ -27,6 +27,13 @@ def running_toy() -> Iterator[Machine]:
 
 
 @pytest.fixture
+def empty_machine() -> Iterator[Machine]:
+    """One like it without a guest, for that to come to."""
+    with Machine("virt", ram="16M") as machine:
+        yield machine
+
+
+@pytest.fixture
 def mini_qemu(tmp_path: Path) -> Iterator[Start]:
     """Starts `mini-qemu run`, or another program like it, with these options."""
     emulators: list[Emulator] = []

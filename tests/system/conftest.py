@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import authority
+from certificates import both_sides
 from processes import TOY, Emulator
 
 SCRIPT = "scripts/analyze-migration.py"
@@ -41,13 +41,7 @@ def destination(mini_qemu: Callable[..., Emulator]) -> Emulator:
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """Certificates for both sides."""
-    folder = tmp_path / "pki"
-    folder.mkdir()
-    authority().write(folder)
-    for side in ("server", "client"):
-        authority().issue(folder, side)
-    return folder
+    return both_sides(tmp_path)
 
 
 def fetch_script(directory: Path) -> Path:

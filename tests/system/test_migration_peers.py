@@ -7,7 +7,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,8 @@ def source(running_toy: Machine) -> Machine:
 
 
 @pytest.fixture
-def target() -> Iterator[Machine]:
-    with Machine("virt", ram="16M") as machine:
-        yield machine
+def target(empty_machine: Machine) -> Machine:
+    return empty_machine
 
 
 def receive(connection: socket.socket, ending: Callable[[socket.socket], None]) -> None:
