@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emulator.core.errors import ConfigError, EmulatorError
-from emulator.signals import ENDING_SIGNALS, Terminated, noticed, terminate, undisturbed
+from emulator.signals import ENDING_SIGNALS, Terminated, noticed, terminate, terminate_on, undisturbed
 from emulator.version import VERSION
 
 if TYPE_CHECKING:
@@ -266,8 +266,7 @@ def demo() -> int:
     """Boot a small guest, save it, move it to a second process while it runs, and go back."""
     from emulator.demo import run_demo
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # what has been started must be ended, whatever ends this
-        signal.signal(number, terminate)
+    terminate_on(signal.SIGTERM, signal.SIGHUP)  # what has been started must be ended, whatever ends this
     return run_demo()
 
 
@@ -288,8 +287,7 @@ def convert_command(source: str, target: str, to: str, layout: str | None, qemu_
     from emulator.boards.machinetypes import machine_type
     from emulator.convert import convert
 
-    for number in (signal.SIGTERM, signal.SIGHUP):  # an unfinished OUT must go, whatever ends this
-        signal.signal(number, terminate)
+    terminate_on(signal.SIGTERM, signal.SIGHUP)  # an unfinished OUT must go, whatever ends this
     cure = qemu_timer_fix == "on"
     convert(Path(source), Path(target), machine_type(to), layout=layout, cure=cure, force=force, say=click.echo)
     return 0
@@ -340,7 +338,7 @@ class _Start:
     loadvm: str | None
     incoming: str | None
     objects: list[tuple[str, str, dict[str, Any]]]
-    """Certificates for migrating: the option that they come from, their id, and the arguments of `TlsCredentials`."""
+    """Certificates for migrating: the option that they come from, their id, and what else `add_credentials` wants."""
 
 
 def _run(
@@ -355,8 +353,7 @@ def _run(
     from emulator.machine import Machine
     from emulator.timekeeper import Icount
 
-    for number in ENDING_SIGNALS:
-        signal.signal(number, terminate)
+    terminate_on(*ENDING_SIGNALS)
     machine = Machine(icount=None if icount is None else Icount(*icount), port=CharPort(), **options)
     serial, monitor, qmp = consoles
     console = Console(machine, serial, monitor, _announce, qmp)
@@ -385,7 +382,10 @@ def _run(
 def _begin(machine: Machine, console: Console, start: _Start) -> None:
     """Let the guest run, or wait for it to come, with its console open."""
     for where, name, given in start.objects:
-        _add_credentials(machine, where, name, given)
+        try:
+            machine.migration.add_credentials(name, **given)
+        except EmulatorError as error:
+            raise ConfigError(f"{where}: {error}") from error
     machine.power_on()
     if start.loadvm is not None:  # before anything is typed, which would be lost
         _loadvm(machine, start.loadvm)
@@ -396,15 +396,6 @@ def _begin(machine: Machine, console: Console, start: _Start) -> None:
         _expect(machine, console, start.incoming, stopped=start.stopped)
     elif not start.stopped:
         machine.cont()
-
-
-def _add_credentials(machine: Machine, where: str, name: str, given: dict[str, Any]) -> None:
-    from emulator.migration.tls import TlsCredentials
-
-    try:
-        machine.migration.add_credentials(name, TlsCredentials(**given))
-    except EmulatorError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def _loadvm(machine: Machine, tag: str) -> None:

@@ -57,7 +57,7 @@ class LiveMigration:
         self.on_refused: Callable[[str], None] = lambda _reason: None
         """Called on a thread of its own when an expected guest has not come, with the reason."""
         self.on_dropped: Callable[[ChannelError], None] = lambda _why: None
-        """Called on a thread of its own for each client that was dropped as it did not agree on TLS."""
+        """Called on a thread of its own for each client that was dropped, with the reason."""
         self._named_credentials: dict[str, TlsCredentials] = {}
         """What parameter `tls-creds` can name besides directories."""
         self._outgoing: Outgoing | None = None
@@ -136,14 +136,19 @@ class LiveMigration:
         if self._machine.status.ended:
             raise MigrationError("the guest has ended")
 
-    def add_credentials(self, name: str, credentials: TlsCredentials) -> None:
-        """Let parameter `tls-creds` name them.
+    # TLS
+
+    def add_credentials(
+        self, name: str, directory: Path, *, endpoint: str = "client", verify_peer: bool = True
+    ) -> None:
+        """Let parameter `tls-creds` name certificates; see `TlsCredentials`.
 
         Raises ConfigError if the name is taken, and ChannelError if a file is missing or is not what its name says.
         """
         if name in self._named_credentials:
             raise ConfigError(f"there is an object '{name}' already")
-        if credentials.endpoint == "server":
+        credentials = TlsCredentials(directory, verify_peer, endpoint=endpoint)
+        if endpoint == "server":
             credentials.server_context()
         else:
             credentials.client_context()

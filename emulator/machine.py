@@ -306,10 +306,20 @@ class Machine:
         self.call(self._runner.go_on)
 
     def stop(self) -> None:
-        """Stop the guest between two instructions; from any thread."""
+        """Stop the guest between two instructions; from any thread.
+
+        Raises ConfigError while the guest stands still to be moved: it would go on afterwards all the same.
+        """
+
+        def stop() -> None:
+            if self.status is RunState.FINISH_MIGRATE:
+                self._runner.check_not_moving()
+            if self.status is RunState.RUNNING:
+                self._runner.stop()
+
         self.on_stopping(True)
         try:
-            self.call(lambda: self._runner.stop() if self.status is RunState.RUNNING else None)
+            self.call(stop)
         finally:
             self.on_stopping(False)
 

@@ -97,8 +97,6 @@ class Runner:
             return function()
         if self._closing:
             raise ConfigError("the machine has been closed")
-        if not self._thread.is_alive():
-            return function()
         future: Future[T] = Future()
 
         def answer() -> None:
@@ -251,8 +249,10 @@ class Runner:
             self.failure = failure
             self.stop(RunState.INTERNAL_ERROR)
             self._announce_end()
-        self._run_calls()
-        self._has_ended = True
+        try:
+            self._run_calls()
+        finally:
+            self._has_ended = True
         self._run_calls()  # what came in between
 
     def _run_calls(self) -> None:

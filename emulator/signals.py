@@ -30,6 +30,12 @@ def terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated(number)
 
 
+def terminate_on(*numbers: signal.Signals) -> None:
+    """Have each of these signals raise `Terminated` in the main thread."""
+    for number in numbers:
+        signal.signal(number, terminate)
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Let signals that end the process wait for the end of the block: an exception must not meet a starting thread."""

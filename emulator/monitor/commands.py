@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.core.errors import MonitorError
-from emulator.migration.errors import MigrationError
 from emulator.migration.settings import CAPABILITIES, PARAMETERS, Parameter
 from emulator.migration.status import Status
 from emulator.monitor import information, migration, migrationviews, views
@@ -80,8 +79,6 @@ def _cont(context: Context, _arguments: Arguments) -> None:
 def _stop(context: Context, _arguments: Arguments) -> None:
     if context.machine.status == "inmigrate":
         context.machine.migration.autostart = False
-    elif context.machine.status == "finish-migrate":  # it stands still, and would go on afterwards all the same
-        raise MigrationError("the guest is being moved: the machine is in state finish-migrate")
     else:
         context.machine.stop()
 
@@ -309,9 +306,9 @@ COMMANDS: tuple[Command, ...] = (
         "create TLS credentials",
         migration.add_object,
         (
-            Argument("qom-type", STRING),
+            Argument("qom-type", OneOf(("tls-creds-x509",))),
             Argument("id", STRING),
-            Argument("dir", STRING, optional=True),
+            Argument("dir", STRING),
             Argument("endpoint", OneOf(("client", "server")), optional=True),
             Argument("verify-peer", BOOLEAN, optional=True),
         ),

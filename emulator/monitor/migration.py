@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from emulator.core.errors import MonitorError
 from emulator.core.memory import PAGE_SIZE
 from emulator.migration.errors import MigrationError
 from emulator.migration.settings import PARAMETERS
@@ -142,24 +141,18 @@ def capabilities(context: Context, _arguments: Arguments) -> list[dict[str, Any]
 
 def add_object(context: Context, arguments: Arguments) -> None:
     """Make certificates known, the only kind of object that there is."""
-    if arguments["qom-type"] != "tls-creds-x509":
-        raise MonitorError(f"invalid object type: {arguments['qom-type']}")
-    if arguments["dir"] is None:
-        raise MonitorError("Parameter 'dir' is missing")
-    verify_peer = arguments["verify-peer"] is not False
-    given = {"directory": Path(arguments["dir"]), "endpoint": arguments["endpoint"] or "client"}
-    _add_credentials(context, arguments["id"], given | {"verify_peer": verify_peer})
+    context.machine.migration.add_credentials(
+        arguments["id"],
+        Path(arguments["dir"]),
+        endpoint=arguments["endpoint"] or "client",
+        verify_peer=arguments["verify-peer"] is not False,
+    )
 
 
 def add_object_as_typed(context: Context, arguments: Arguments) -> None:
     """The same from one word, as behind `-object`."""
-    _add_credentials(context, *parse_object("object_add", arguments["object"]))
-
-
-def _add_credentials(context: Context, name: str, given: dict[str, Any]) -> None:
-    from emulator.migration.tls import TlsCredentials  # which takes a while
-
-    context.machine.migration.add_credentials(name, TlsCredentials(**given))
+    name, given = parse_object("object_add", arguments["object"])
+    context.machine.migration.add_credentials(name, **given)
 
 
 def remove_object(context: Context, arguments: Arguments) -> None:
